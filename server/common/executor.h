@@ -1,0 +1,44 @@
+#ifndef GRAFT_SERVER_COMMON_EXECUTOR_H_
+#define GRAFT_SERVER_COMMON_EXECUTOR_H_
+
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace graft {
+
+// Runs small jobs (parse an adapter, encode a PNG) away from the caller's
+// thread. Thread-safe.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  // Runs `job` once, later, on some thread. Jobs must not throw.
+  virtual void Run(std::function<void()> job) = 0;
+};
+
+// A fixed number of threads over one queue. The destructor runs what is queued,
+// then joins.
+class ThreadPoolExecutor : public Executor {
+ public:
+  explicit ThreadPoolExecutor(int num_threads);
+  ~ThreadPoolExecutor() override;
+
+  void Run(std::function<void()> job) override;
+
+ private:
+  void Work();
+
+  absl::Mutex mu_;
+  std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mu_);
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::thread> threads_;  // constant after construction
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_COMMON_EXECUTOR_H_

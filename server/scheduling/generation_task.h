@@ -1,0 +1,46 @@
+#ifndef GRAFT_SERVER_SCHEDULING_GENERATION_TASK_H_
+#define GRAFT_SERVER_SCHEDULING_GENERATION_TASK_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/adapters/adapter_handle.h"
+#include "server/engine/generation_params.h"
+#include "server/scheduling/generation_observer.h"
+
+namespace graft {
+
+enum class RequestClass { kInteractive, kBatch };
+
+// Set by whoever learns that the client is gone or asked to cancel; read
+// between steps. Shared by the reactor and the task.
+using CancelFlag = std::shared_ptr<std::atomic<bool>>;
+
+// One adapter of a request, pinned from admission to reply.
+struct RequestedAdapter {
+  AdapterHandle handle;
+  double weight = 1.0;
+  double text_encoder_weight = 1.0;
+};
+
+// One validated request with all that it needs: its adapter set is the whole
+// truth about which adapters are merged while it runs.
+struct GenerationTask {
+  GenerationParams params;  // of image 0; image i has seed + i
+  int count = 1;
+  std::vector<RequestedAdapter> adapters;
+  std::shared_ptr<GenerationObserver> observer;
+  CancelFlag cancelled;
+  absl::Time deadline = absl::InfiniteFuture();
+  std::string request_id;
+  std::string traceparent;  // W3C trace context, empty if none
+  std::string tenant = "default";
+  RequestClass request_class = RequestClass::kInteractive;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_SCHEDULING_GENERATION_TASK_H_
