@@ -14,7 +14,8 @@ namespace graft {
 // How a target's factors make its change D of the weight.
 enum class AdapterAlgorithm {
   // D = scale * flat(up) * flat(down), reshaped to W (arXiv:2106.09685; k x k
-  // convolutions: LoCon, arXiv:2309.14859). up [out, r], down [r, in(, kh, kw)].
+  // convolutions: LoCon, arXiv:2309.14859). up [out, r], down [r, in(, kh,
+  // kw)].
   kLora,
 };
 

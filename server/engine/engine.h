@@ -22,7 +22,7 @@ namespace graft {
 
 // What does not change after load.
 struct EngineInfo {
-  std::string model_name;   // the folder's name
+  std::string model_name;  // the folder's name
   BaseFamily family = BaseFamily::kOther;
   std::string device;       // "cpu", "cuda:0"
   std::string device_name;  // as the driver or /proc/cpuinfo tells it
@@ -33,9 +33,9 @@ struct EngineInfo {
   std::string base_sha256;
   int default_width = 512;  // sample_size of the U-Net times the VAE's factor
   int default_height = 512;
-  std::string default_sampler;   // of the model's scheduler config
-  std::string prediction_type;   // "epsilon" or "v_prediction"
-  std::string torch_version;     // "2.11.0"
+  std::string default_sampler;  // of the model's scheduler config
+  std::string prediction_type;  // "epsilon" or "v_prediction"
+  std::string torch_version;    // "2.11.0"
 };
 
 // Bytes, on the device. Any thread may ask.
@@ -62,13 +62,13 @@ struct WeightedAdapter {
   double text_encoder_weight = 1.0;
 };
 
-// Which adapters are merged, each how strongly. A set: the order has no meaning.
-// An adapter (by SHA-256) occurs at most once.
+// Which adapters are merged, each how strongly. A set: the order has no
+// meaning. An adapter (by SHA-256) occurs at most once.
 using AdapterSet = std::vector<WeightedAdapter>;
 
 struct SwitchReport {
-  bool changed = false;      // false: the set was already resident
-  absl::Duration duration;   // of the pass over the weights alone; 0 if none
+  bool changed = false;     // false: the set was already resident
+  absl::Duration duration;  // of the pass over the weights alone; 0 if none
 };
 
 // An image on its way. Owned by the caller, used by the engine that made it.
@@ -98,10 +98,10 @@ class Engine {
   virtual absl::StatusOr<PreparedAdapterPtr> Prepare(
       const AdapterWeights& weights) const = 0;
 
-  // Makes `next` the resident set: W' = round(W0 + sum of weight * D), in place,
-  // all targets or none. After an error the former set is resident, exactly.
-  // ADAPTER_NON_FINITE when a merged weight would not be finite in the base's
-  // dtype, naming the module; INVALID_FIELD for one adapter named twice.
+  // Makes `next` the resident set: W' = round(W0 + sum of weight * D), in
+  // place, all targets or none. After an error the former set is resident,
+  // exactly. ADAPTER_NON_FINITE when a merged weight would not be finite in the
+  // base's dtype, naming the module; INVALID_FIELD for one adapter named twice.
   virtual absl::StatusOr<SwitchReport> SwitchAdapters(
       const AdapterSet& next) = 0;
 

@@ -15,8 +15,8 @@ enum class RestoreMode {
 struct EngineOptions {
   // A diffusers-format folder with model_index.json.
   std::string model_dir;
-  // "auto" (cuda:0 where there is one, else the CPU), "cpu" or "cuda:N". A named
-  // device that is not there is an error, never a fall-back.
+  // "auto" (cuda:0 where there is one, else the CPU), "cpu" or "cuda:N". A
+  // named device that is not there is an error, never a fall-back.
   std::string device = "auto";
   // kAuto: float16 on a GPU, float32 on the CPU.
   ComputeDtype dtype = ComputeDtype::kAuto;
