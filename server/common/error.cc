@@ -1,11 +1,15 @@
 #include "server/common/error.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/common/utf8.h"
 
 namespace graft {
 namespace {
@@ -77,26 +81,12 @@ const Row& Find(ErrorReason reason) {
   return kTable[std::size(kTable) - 1];
 }
 
-// Length of the valid UTF-8 sequence at the start of `text`, 0 if there is none.
-size_t Utf8SequenceLength(absl::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const auto continues = [&](size_t i) {
-    return i < text.size() && (byte(i) & 0xC0) == 0x80;
-  };
-  if (byte(0) < 0x80) return 1;
-  if (byte(0) >= 0xC2 && byte(0) <= 0xDF && continues(1)) return 2;
-  if ((byte(0) & 0xF0) == 0xE0 && continues(1) && continues(2)) {
-    if (byte(0) == 0xE0 && byte(1) < 0xA0) return 0;  // overlong
-    if (byte(0) == 0xED && byte(1) > 0x9F) return 0;  // surrogate
-    return 3;
-  }
-  if (byte(0) >= 0xF0 && byte(0) <= 0xF4 && continues(1) && continues(2) &&
-      continues(3)) {
-    if (byte(0) == 0xF0 && byte(1) < 0x90) return 0;
-    if (byte(0) == 0xF4 && byte(1) > 0x8F) return 0;
-    return 4;
-  }
-  return 0;
+// True for the C0 and C1 control characters and DEL: `length` bytes of UTF-8 at
+// `text`.
+bool IsControl(absl::string_view text, size_t length) {
+  const auto first = static_cast<uint8_t>(text[0]);
+  if (length == 1) return first < 0x20 || first == 0x7F;
+  return first == 0xC2 && static_cast<uint8_t>(text[1]) < 0xA0;
 }
 
 // Length-prefixed pairs: the payload is a Cord of bytes, and values may hold
@@ -194,14 +184,15 @@ std::string EscapeUntrusted(absl::string_view text, size_t max_bytes) {
       break;
     }
     const size_t length = Utf8SequenceLength(text);
-    const auto first = static_cast<uint8_t>(text[0]);
-    if (length == 0 || first < 0x20 || first == 0x7F) {
-      absl::StrAppendFormat(&escaped, "\\x%02x", first);
-      text.remove_prefix(1);
-    } else {
+    if (length > 0 && !IsControl(text, length)) {
       absl::StrAppend(&escaped, text.substr(0, length));
       text.remove_prefix(length);
+      continue;
     }
+    for (const char c : text.substr(0, std::max<size_t>(length, 1))) {
+      absl::StrAppendFormat(&escaped, "\\x%02x", static_cast<uint8_t>(c));
+    }
+    text.remove_prefix(std::max<size_t>(length, 1));
   }
   return escaped;
 }

@@ -16,21 +16,22 @@
 namespace graft {
 
 enum class ErrorReason {
-  kInvalidField,            // INVALID_ARGUMENT: a field is malformed or out of range
-  kTokenInvalid,            // UNAUTHENTICATED
-  kRoleNotAllowed,          // PERMISSION_DENIED
-  kAdapterDirNotSet,        // FAILED_PRECONDITION: started without --adapter_dir
-  kAdapterTooLarge,         // RESOURCE_EXHAUSTED: file above the size limit
-  kAdapterNotFound,         // NOT_FOUND: not loaded, or no such file
-  kAdapterConflict,         // ALREADY_EXISTS: other content under this name
+  kInvalidField,      // INVALID_ARGUMENT: a field is malformed or out of range
+  kTokenInvalid,      // UNAUTHENTICATED
+  kRoleNotAllowed,    // PERMISSION_DENIED
+  kAdapterDirNotSet,  // FAILED_PRECONDITION: started without --adapter_dir
+  kAdapterTooLarge,   // RESOURCE_EXHAUSTED: file above the size limit
+  kAdapterNotFound,   // NOT_FOUND: not loaded, or no such file
+  kAdapterConflict,   // ALREADY_EXISTS: other content under this name
   kAdapterVersionMismatch,  // ABORTED: etag or SHA-256 is not the expected one
   kAdapterBaseMismatch,     // FAILED_PRECONDITION: made for another base
   kAdapterKeysUnmatched,    // FAILED_PRECONDITION: keys that fit no module
   kAdapterKindUnsupported,  // FAILED_PRECONDITION: algorithm not implemented
-  kAdapterCorrupt,          // FAILED_PRECONDITION: not a valid safetensors adapter
-  kAdapterNonFinite,        // FAILED_PRECONDITION: NaN/Inf inside, or the merge would overflow
-  kAdapterInUse,            // FAILED_PRECONDITION
-  kAdapterPinned,           // FAILED_PRECONDITION
+  kAdapterCorrupt,    // FAILED_PRECONDITION: not a valid safetensors adapter
+  kAdapterNonFinite,  // FAILED_PRECONDITION: NaN/Inf inside, or the merge would
+                      // overflow
+  kAdapterInUse,      // FAILED_PRECONDITION
+  kAdapterPinned,     // FAILED_PRECONDITION
   kAdapterLoadingDisabled,  // PERMISSION_DENIED
   kPathNotAllowed,          // PERMISSION_DENIED: outside --adapter_dir
   kQuota,                   // RESOURCE_EXHAUSTED
@@ -71,13 +72,15 @@ absl::Status InvalidField(absl::string_view field, absl::string_view message);
 // The same error with `delay` attached: the client may try again after it.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 
-// What Error() and WithRetryDelay() attached; nullopt or empty where nothing was.
+// What Error() and WithRetryDelay() attached; nullopt or empty where nothing
+// was.
 std::optional<ErrorReason> GetErrorReason(const absl::Status& status);
 ErrorMetadata GetErrorMetadata(const absl::Status& status);
 std::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
 
 // `text` with control characters and bytes that are not valid UTF-8 written as
-// \xNN. For everything untrusted that goes into a message, a log line or a reply.
+// \xNN. For everything untrusted that goes into a message, a log line or a
+// reply.
 std::string EscapeUntrusted(absl::string_view text, size_t max_bytes = 256);
 
 }  // namespace graft

@@ -25,6 +25,7 @@ class Executor {
 // then joins.
 class ThreadPoolExecutor : public Executor {
  public:
+  // REQUIRES: num_threads > 0.
   explicit ThreadPoolExecutor(int num_threads);
   ~ThreadPoolExecutor() override;
 

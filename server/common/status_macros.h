@@ -11,16 +11,16 @@
 
 // GRAFT_RETURN_IF_ERROR(expr): returns expr's Status from the enclosing
 // function unless it is OK.
-#define GRAFT_RETURN_IF_ERROR(expr)                   \
-  do {                                                \
-    if (absl::Status graft_status_ = (expr);          \
-        !graft_status_.ok()) {                        \
-      return graft_status_;                           \
-    }                                                 \
+#define GRAFT_RETURN_IF_ERROR(expr)                                 \
+  do {                                                              \
+    if (absl::Status graft_status_ = (expr); !graft_status_.ok()) { \
+      return graft_status_;                                         \
+    }                                                               \
   } while (false)
 
 // GRAFT_ASSIGN_OR_RETURN(lhs, expr): evaluates expr, a StatusOr, and either
-// returns its Status or moves its value into lhs (which may declare a variable).
+// returns its Status or moves its value into lhs (which may declare a
+// variable).
 #define GRAFT_ASSIGN_OR_RETURN(lhs, expr) \
   GRAFT_ASSIGN_OR_RETURN_IMPL_(           \
       GRAFT_STATUS_CONCAT_(graft_status_or_, __LINE__), lhs, expr)

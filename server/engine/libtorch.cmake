@@ -38,9 +38,29 @@ add_library(graft_torch INTERFACE)
 target_link_libraries(graft_torch INTERFACE graft_torch_cpu graft_c10)
 target_include_directories(graft_torch SYSTEM INTERFACE
   ${GRAFT_TORCH_ROOT}/include ${GRAFT_TORCH_ROOT}/include/torch/csrc/api/include)
+foreach(dir IN LISTS GRAFT_TORCH_LIBRARY_DIRS)
+  target_link_options(graft_torch INTERFACE -Wl,-rpath-link,${dir})
+endforeach()
 # DT_RPATH, not DT_RUNPATH: only the former also serves the libraries that
 # libtorch_cpu itself needs.
 target_link_options(graft_torch INTERFACE -Wl,--disable-new-dtags)
-foreach(dir IN LISTS GRAFT_TORCH_LIBRARY_DIRS)
-  target_link_options(graft_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
-endforeach()
+set(CMAKE_BUILD_RPATH ${GRAFT_TORCH_LIBRARY_DIRS})
+
+# What is installed finds LibTorch where it was built with, or, where
+# GRAFT_BUNDLE_LIBTORCH copies its CPU part along, beside itself.
+option(GRAFT_BUNDLE_LIBTORCH
+  "cmake --install also copies LibTorch's CPU libraries (as the container does)" OFF)
+set(GRAFT_BUNDLE_DIR ${CMAKE_INSTALL_LIBDIR}/graft)
+file(RELATIVE_PATH GRAFT_BUNDLE_FROM_BIN
+  /prefix/${CMAKE_INSTALL_BINDIR} /prefix/${GRAFT_BUNDLE_DIR})
+set(CMAKE_INSTALL_RPATH $ORIGIN/${GRAFT_BUNDLE_FROM_BIN})
+if(GRAFT_BUNDLE_LIBTORCH)
+  file(GLOB GRAFT_BUNDLED_LIBS
+    ${GRAFT_TORCH_ROOT}/lib/libc10.so ${GRAFT_TORCH_ROOT}/lib/libtorch_cpu.so
+    ${GRAFT_TORCH_ROOT}/lib/libgomp*.so*
+    ${GRAFT_TORCH_ROOT}/../nvidia/*/lib/libcudart.so.*
+    ${GRAFT_TORCH_ROOT}/../nvidia/*/lib/libcupti.so.*)
+  install(FILES ${GRAFT_BUNDLED_LIBS} DESTINATION ${GRAFT_BUNDLE_DIR})
+else()
+  list(APPEND CMAKE_INSTALL_RPATH ${GRAFT_TORCH_LIBRARY_DIRS})
+endif()

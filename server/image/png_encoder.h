@@ -15,8 +15,9 @@ namespace graft {
 using PngText = std::vector<std::pair<std::string, std::string>>;
 
 // `image` as a PNG file (8-bit RGB, no interlace, no time chunk): the same
-// picture and text give the same bytes. Thread-safe. INTERNAL if libpng fails,
-// INVALID_ARGUMENT if image.rgb does not have width * height * 3 bytes.
+// picture and text give the same bytes. Thread-safe. INVALID_ARGUMENT if
+// image.rgb does not have width * height * 3 bytes or a text is not UTF-8 or
+// has a NUL; INTERNAL if libpng refuses (it knows which keywords are allowed).
 absl::StatusOr<std::string> EncodePng(const Image& image, const PngText& text);
 
 }  // namespace graft

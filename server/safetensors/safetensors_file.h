@@ -16,14 +16,17 @@
 namespace graft {
 
 // One parsed safetensors file (github.com/huggingface/safetensors, "Format"):
-// an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
+// an 8-byte little-endian header length, a JSON header, then the tensors'
+// bytes.
 //
 // Parsing is strict and checks every length against the real number of bytes:
-// header <= max_header_bytes and an object nested at most 4 deep, no duplicate keys,
-// known dtypes, shapes whose product neither wraps nor disagrees with the byte
-// range, ranges that cover the data section without hole or overlap. A file that
-// breaks a rule is ADAPTER_CORRUPT with the first tensor's name; a too large
-// header is ADAPTER_CORRUPT too. Nothing here looks at values.
+// header <= max_header_bytes and an object nested at most 4 deep, no duplicate
+// keys, known dtypes, shapes whose product neither wraps nor disagrees with the
+// byte range, ranges that cover the data section without hole or overlap. A
+// file that breaks a rule is ADAPTER_CORRUPT with the first such tensor's name
+// under the metadata key "tensor"; a too large header is ADAPTER_CORRUPT too.
+// Nothing here looks at values. Whatever is accepted here, the reference reader
+// accepts with the same content.
 //
 // Immutable and thread-safe after construction; movable. Views stay valid as
 // long as the file object, or a copy of owner(), lives.

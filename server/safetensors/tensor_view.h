@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -29,11 +30,22 @@ enum class TensorDtype {
   kF64,
 };
 
+inline constexpr TensorDtype kAllTensorDtypes[] = {
+    TensorDtype::kBool,   TensorDtype::kU8,     TensorDtype::kI8,
+    TensorDtype::kF8E4M3, TensorDtype::kF8E5M2, TensorDtype::kI16,
+    TensorDtype::kU16,    TensorDtype::kF16,    TensorDtype::kBF16,
+    TensorDtype::kI32,    TensorDtype::kU32,    TensorDtype::kF32,
+    TensorDtype::kI64,    TensorDtype::kU64,    TensorDtype::kF64,
+};
+
 // Bytes per element.
 size_t TensorDtypeSize(TensorDtype dtype);
 
 // The format's own spelling: "F32", "BF16", "F8_E4M3"...
 absl::string_view TensorDtypeName(TensorDtype dtype);
+
+// The dtype that the format spells `name`; nullopt for any other spelling.
+std::optional<TensorDtype> TensorDtypeFromName(absl::string_view name);
 
 // True for the types that can hold weights here: F64, F32, F16, BF16.
 bool IsFloatingPoint(TensorDtype dtype);
@@ -45,6 +57,8 @@ struct TensorView {
   std::vector<int64_t> shape;
   absl::Span<const uint8_t> bytes;
 
+  // Product of the dimensions: 1 for a scalar, 0 if a dimension is 0. Does not
+  // overflow for a view out of a SafetensorsFile.
   int64_t num_elements() const;
 };
 

@@ -37,15 +37,28 @@ struct GenerationSummary {
 };
 
 // How results come back from the scheduler. Calls come one at a time, from the
-// owner thread or an executor thread, never with a lock held. OnDone is the
-// last call and comes exactly once for a task that was accepted.
+// submitting thread, the owner thread or an executor thread, never with a lock
+// held. OnQueued is the first call, images come in order, and OnDone is the last
+// call and comes exactly once for a task that was accepted. An implementation
+// must return quickly: the owner thread waits for it.
 class GenerationObserver {
  public:
   virtual ~GenerationObserver() = default;
-  virtual void OnQueued(int position) = 0;  // 0: next
+
+  // `position` requests are before this one, the running one included.
+  virtual void OnQueued(int position) = 0;
+
+  // The device begins with the request.
   virtual void OnStarted() = 0;
+
+  // `step` of `steps` steps of one image are done.
   virtual void OnProgress(int image_index, int step, int steps) = 0;
+
+  // One image is complete, as a PNG file.
   virtual void OnImage(int image_index, std::string png) = 0;
+
+  // All is over. With an error, images may be missing, and `summary` tells what
+  // was reached.
   virtual void OnDone(const absl::Status& status,
                       const GenerationSummary& summary) = 0;
 };

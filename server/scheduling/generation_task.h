@@ -34,7 +34,7 @@ struct GenerationTask {
   std::vector<RequestedAdapter> adapters;
   std::shared_ptr<GenerationObserver> observer;
   CancelFlag cancelled;
-  absl::Time deadline = absl::InfiniteFuture();
+  absl::Time deadline = absl::InfiniteFuture();  // on the scheduler's Clock
   std::string request_id;
   std::string traceparent;  // W3C trace context, empty if none
   std::string tenant = "default";

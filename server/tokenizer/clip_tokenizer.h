@@ -31,7 +31,8 @@ class ClipTokenizer {
 
   ~ClipTokenizer();
 
-  // The tokens of `text` (valid UTF-8) without start and end token, untruncated.
+  // The tokens of `text` (valid UTF-8) without start and end token,
+  // untruncated.
   std::vector<int32_t> Tokenize(absl::string_view text) const;
 
   // Start token, text (truncated to fit), end token, padding to max_length():

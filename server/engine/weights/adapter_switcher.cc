@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "server/common/error.h"
 #include "server/common/log.h"
+#include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/torch_status.h"
 
 namespace graft {
@@ -87,18 +88,21 @@ const at::Tensor& AdapterSwitcher::Pristine(
   return it != backup_.end() ? it->second : store_->at(parameter);
 }
 
-at::Tensor AdapterSwitcher::Merged(const std::string& parameter,
-                                   const std::vector<Term>& terms) const {
-  const at::Tensor& w0 = Pristine(parameter);
+at::Tensor AdapterSwitcher::Delta(const std::vector<Term>& terms) {
   std::vector<at::Tensor> ups, downs;
   for (const auto& [target, weight] : terms) {
     ups.push_back(target->up * (weight * target->scale));
     downs.push_back(target->down);
   }
-  const at::Tensor delta = ups.size() == 1
-                               ? at::mm(ups[0], downs[0])
-                               : at::mm(at::cat(ups, 1), at::cat(downs, 0));
-  return (w0.to(at::kFloat) + delta.view(w0.sizes())).to(w0.scalar_type());
+  return ups.size() == 1 ? at::mm(ups[0], downs[0])
+                         : at::mm(at::cat(ups, 1), at::cat(downs, 0));
+}
+
+at::Tensor AdapterSwitcher::Merged(const std::string& parameter,
+                                   const std::vector<Term>& terms) const {
+  const at::Tensor& w0 = Pristine(parameter);
+  return (w0.to(at::kFloat) + Delta(terms).view(w0.sizes()))
+      .to(w0.scalar_type());
 }
 
 absl::Status AdapterSwitcher::CheckFinite(const Plan& plan) const {
@@ -136,8 +140,16 @@ void AdapterSwitcher::BackUp(const Plan& plan) {
 void AdapterSwitcher::Write(const std::string& parameter,
                             const std::vector<Term>& terms) {
   if (fault_) fault_(parameter);
-  at::Tensor live = store_->at(parameter);
-  live.copy_(terms.empty() ? Pristine(parameter) : Merged(parameter, terms));
+  const at::Tensor& live = store_->at(parameter);
+  if (terms.empty()) {
+    live.copy_(Pristine(parameter));
+    return;
+  }
+  if (live.is_cuda() &&
+      MergeOnCuda(live, Pristine(parameter), Delta(terms).contiguous())) {
+    return;
+  }
+  live.copy_(Merged(parameter, terms));
 }
 
 void AdapterSwitcher::WriteAll(const std::set<std::string>& parameters,

@@ -66,6 +66,8 @@ class AdapterSwitcher {
   void Write(const std::string& parameter, const std::vector<Term>& terms);
   void WriteAll(const std::set<std::string>& parameters, const Plan& plan);
   void RollBack(const std::set<std::string>& parameters, const Plan& old_plan);
+  // Sum of weight * D, [out, in * kh * kw], float32.
+  static at::Tensor Delta(const std::vector<Term>& terms);
   at::Tensor Merged(const std::string& parameter,
                     const std::vector<Term>& terms) const;
   const at::Tensor& Pristine(const std::string& parameter) const;

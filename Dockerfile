@@ -1,0 +1,45 @@
+# syntax=docker/dockerfile:1
+# graftd in a container.
+#
+#   docker build -t graft .                                  CPU (about 0.7 GB)
+#   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's libraries
+#   docker run --rm -p 127.0.0.1:50051:50051 graft
+#
+# deploy/compose.yaml runs both with the settings that production wants.
+ARG DEVICE=cpu
+
+# --- dependencies: compilers, libraries, LibTorch ------------------------------
+FROM docker.io/library/debian:bookworm-slim AS dependencies
+ARG DEVICE
+WORKDIR /src
+COPY deploy/install.sh deploy/install.sh
+RUN if [ "$DEVICE" = cuda ]; then deploy/install.sh --cuda; else deploy/install.sh; fi \
+    && rm -rf /var/lib/apt/lists/*
+
+# --- build ---------------------------------------------------------------------
+FROM dependencies AS build
+ARG DEVICE
+COPY . .
+RUN cmake --preset release -DGRAFT_BUILD_TESTS=OFF -DGRAFT_BUNDLE_LIBTORCH=ON \
+      -DCMAKE_INSTALL_PREFIX=/opt/graft \
+    && cmake --build --preset release --target graftd graft \
+    && cmake --install build/release --strip
+RUN deploy/bundle_libraries.sh /opt/graft "$DEVICE"
+
+# --- runtime: only what runs -----------------------------------------------------
+FROM docker.io/library/debian:bookworm-slim AS runtime
+COPY --from=build /opt/graft /opt/graft
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin graft \
+    && mkdir /adapters && chown graft /adapters
+ENV PATH=/opt/graft/bin:$PATH \
+    OMP_WAIT_POLICY=PASSIVE
+USER graft
+EXPOSE 50051
+# Health turns SERVING when the base is loaded.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+  CMD ["graft", "--server", "127.0.0.1:50051", "info"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["graftd"]
+# The container's own network is the boundary: publish the port on a loopback
+# address, or put TLS in front.
+CMD ["--listen", "0.0.0.0:50051", "--allow_insecure"]

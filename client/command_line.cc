@@ -1,0 +1,97 @@
+#include "client/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "client/client_status.h"
+#include "client/commands/command.h"
+#include "client/graft_client.h"
+
+namespace graft {
+namespace {
+
+constexpr int kExitError = 1;
+constexpr int kExitUsage = 2;
+
+// Options that stand before any command, or after it.
+struct GlobalOptions {
+  std::string server = "127.0.0.1:50051";
+  double timeout_seconds = 600;
+  int retries = 0;
+};
+
+void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
+  app.add_option("--server", options.server, "Where graftd listens")
+      ->envname("GRAFT_SERVER")
+      ->capture_default_str()
+      ->type_name("HOST:PORT");
+  app.add_option("--timeout", options.timeout_seconds,
+                 "Seconds to wait for an answer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--retries", options.retries,
+                 "How often to try again when the server is busy, starting or "
+                 "away")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.set_version_flag("--version", "graft " GRAFT_CLIENT_VERSION);
+}
+
+std::vector<std::unique_ptr<Command>> AddCommands(CLI::App& app) {
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeGenerateCommand(app));
+  CLI::App* const adapter =
+      app.add_subcommand("adapter", "Load, list and unload adapters");
+  adapter->require_subcommand(1);
+  commands.push_back(MakeAdapterLoadCommand(*adapter));
+  commands.push_back(MakeAdapterListCommand(*adapter));
+  commands.push_back(MakeAdapterUnloadCommand(*adapter));
+  commands.push_back(MakeInfoCommand(app));
+  return commands;
+}
+
+int Report(const absl::Status& status, int exit_code, const Console& console) {
+  console.err << "graft: " << DescribeError(status) << std::endl;
+  return exit_code;
+}
+
+absl::Status RunCalled(const std::vector<std::unique_ptr<Command>>& commands,
+                       const GlobalOptions& options, const Console& console) {
+  GraftClient client({.server = options.server,
+                      .timeout = absl::Seconds(options.timeout_seconds),
+                      .retries = options.retries});
+  for (const std::unique_ptr<Command>& command : commands) {
+    if (command->called()) return command->Run(client, console);
+  }
+  return absl::InternalError("no command was called");  // CLI11 requires one
+}
+
+}  // namespace
+
+int RunCommandLine(int argc, const char* const* argv, const Console& console) {
+  CLI::App app(
+      "graft asks a graftd for images, with the adapters that you name.",
+      "graft");
+  app.require_subcommand(1);
+  app.fallthrough();  // global options may follow the command
+  GlobalOptions options;
+  AddGlobalOptions(app, options);
+  const std::vector<std::unique_ptr<Command>> commands = AddCommands(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {  // --help, --version
+    return app.exit(help, console.out, console.err);
+  } catch (const CLI::ParseError& error) {
+    return Report(absl::InvalidArgumentError(
+                      absl::StrCat(error.what(), " (see graft --help)")),
+                  kExitUsage, console);
+  }
+  const absl::Status status = RunCalled(commands, options, console);
+  return status.ok() ? 0 : Report(status, kExitError, console);
+}
+
+}  // namespace graft

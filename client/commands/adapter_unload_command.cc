@@ -1,0 +1,43 @@
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/commands/command.h"
+
+namespace graft {
+namespace {
+
+class AdapterUnloadCommand : public Command {
+ public:
+  explicit AdapterUnloadCommand(CLI::App& adapter)
+      : app_(adapter.add_subcommand(
+            "unload", "Forget an adapter, when no request uses it any more")) {
+    app_->add_option("name", name_, "Its name")->required()->type_name("NAME");
+  }
+
+  bool called() const override { return app_->parsed(); }
+
+  absl::Status Run(GraftClient& client, const Console& console) override {
+    v1::UnloadAdapterRequest request;
+    request.set_name(name_);
+    const absl::StatusOr<v1::UnloadAdapterResponse> response =
+        client.UnloadAdapter(request);
+    if (response.ok()) {
+      console.out << "unloaded: " << name_ << " ("
+                  << FormatBytes(response->freed_bytes()) << " freed)\n";
+    }
+    return response.status();
+  }
+
+ private:
+  CLI::App* const app_;
+  std::string name_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeAdapterUnloadCommand(CLI::App& adapter) {
+  return std::make_unique<AdapterUnloadCommand>(adapter);
+}
+
+}  // namespace graft

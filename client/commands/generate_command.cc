@@ -1,0 +1,241 @@
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "client/commands/command.h"
+#include "client/progress_bar.h"
+
+namespace graft {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What the command line says; the server fills in and checks the rest.
+struct GenerateOptions {
+  std::string prompt;
+  std::string negative;
+  std::vector<std::string> adapters;  // NAME[=WEIGHT]
+  std::optional<uint32_t> steps;
+  std::optional<float> guidance;
+  std::string sampler;
+  std::optional<uint64_t> seed;
+  uint32_t width = 0;
+  uint32_t height = 0;
+  uint32_t count = 1;
+  std::string out = "graft.png";
+  bool json = false;
+};
+
+absl::StatusOr<v1::AdapterRef> ParseAdapter(const std::string& text) {
+  v1::AdapterRef ref;
+  const size_t equals = text.rfind('=');
+  ref.set_name(text.substr(0, equals));
+  if (equals == std::string::npos) return ref;
+  float weight = 0;
+  if (!absl::SimpleAtof(text.substr(equals + 1), &weight)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--adapter ", text, ": the weight is no number"));
+  }
+  ref.set_weight(weight);
+  return ref;
+}
+
+absl::StatusOr<v1::GenerateImageRequest> ToRequest(
+    const GenerateOptions& options) {
+  v1::GenerateImageRequest request;
+  request.set_prompt(options.prompt);
+  request.set_negative_prompt(options.negative);
+  request.set_width(options.width);
+  request.set_height(options.height);
+  request.set_sampler(options.sampler);
+  request.set_count(options.count);
+  if (options.steps) request.set_steps(*options.steps);
+  if (options.guidance) request.set_guidance_scale(*options.guidance);
+  if (options.seed) request.set_seed(*options.seed);
+  for (const std::string& text : options.adapters) {
+    absl::StatusOr<v1::AdapterRef> ref = ParseAdapter(text);
+    if (!ref.ok()) return ref.status();
+    *request.add_adapters() = *std::move(ref);
+  }
+  return request;
+}
+
+// FILE.png, or FILE-0.png, FILE-1.png... if there are several.
+std::vector<std::string> FileNames(const std::string& out, size_t count) {
+  if (count == 1) return {out};
+  const std::filesystem::path path(out);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < count; ++i) {
+    std::filesystem::path name = path.parent_path() / path.stem();
+    name += absl::StrCat("-", i);
+    name += path.extension();
+    names.push_back(name.string());
+  }
+  return names;
+}
+
+// Better now than after minutes of work.
+absl::Status CheckFolder(const std::string& out) {
+  const std::filesystem::path folder =
+      std::filesystem::absolute(out).parent_path();
+  std::error_code error;
+  if (std::filesystem::is_directory(folder, error)) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("--out ", out, ": there is no folder ", folder.string()));
+}
+
+absl::Status WriteFile(const std::string& name, const std::string& bytes) {
+  errno = 0;
+  std::ofstream file(name, std::ios::binary | std::ios::trunc);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno != 0 ? errno : EIO,
+                             absl::StrCat("cannot write ", name));
+}
+
+Json TimingsJson(const v1::GenerationTimings& timings) {
+  return {{"queue", timings.queue_ms()},
+          {"switch", timings.switch_ms()},
+          {"text_encode", timings.text_encode_ms()},
+          {"denoise", timings.denoise_ms()},
+          {"vae_decode", timings.vae_decode_ms()},
+          {"image_encode", timings.image_encode_ms()}};
+}
+
+void PrintJson(const v1::Finished& finished,
+               const std::vector<std::string>& files, std::ostream& out) {
+  Json adapters = Json::array();
+  for (const v1::AppliedAdapter& adapter : finished.adapters()) {
+    adapters.push_back(
+        {{"name", adapter.name()},
+         {"sha256", adapter.sha256()},
+         {"weight", WidenFloat(adapter.weight())},
+         {"text_encoder_weight", WidenFloat(adapter.text_encoder_weight())}});
+  }
+  const Json json = {
+      {"files", files},
+      {"seeds", std::vector<uint64_t>(finished.seeds().begin(),
+                                      finished.seeds().end())},
+      {"adapters", adapters},
+      {"base_sha256", finished.base_sha256()},
+      {"timings_ms", TimingsJson(finished.timings())},
+      {"truncated_tokens", finished.truncated_tokens()},
+  };
+  out << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+}
+
+void PrintText(const v1::Finished& finished,
+               const std::vector<std::string>& files, std::ostream& out) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    out << files[i] << "  seed " << finished.seeds(static_cast<int>(i)) << "\n";
+  }
+  const v1::GenerationTimings& timings = finished.timings();
+  out << "queue " << FormatMilliseconds(timings.queue_ms()) << ", switch "
+      << FormatMilliseconds(timings.switch_ms()) << ", text encode "
+      << FormatMilliseconds(timings.text_encode_ms()) << ", denoise "
+      << FormatMilliseconds(timings.denoise_ms()) << ", decode "
+      << FormatMilliseconds(timings.vae_decode_ms()) << ", PNG "
+      << FormatMilliseconds(timings.image_encode_ms()) << "\n";
+  if (finished.truncated_tokens() > 0) {
+    out << "note: the prompt is too long for the model; its last "
+        << finished.truncated_tokens() << " tokens were left out\n";
+  }
+}
+
+class GenerateCommand : public Command {
+ public:
+  explicit GenerateCommand(CLI::App& parent)
+      : app_(parent.add_subcommand("generate", "Make images from a prompt")) {
+    app_->add_option("prompt", options_.prompt, "What to draw")
+        ->required()
+        ->type_name("PROMPT");
+    app_->add_option("--negative", options_.negative, "What to steer away from");
+    app_->add_option("--adapter", options_.adapters,
+                     "A loaded adapter, with weight 1 unless given; repeat it "
+                     "for several")
+        ->allow_extra_args(false)
+        ->type_name("NAME[=WEIGHT]");
+    app_->add_option("--steps", options_.steps,
+                     "Denoising steps (default: what the server recommends)");
+    app_->add_option("--guidance", options_.guidance,
+                     "Classifier-free guidance scale (default: the server's)");
+    app_->add_option("--sampler", options_.sampler,
+                     "ddim, euler, euler_a or dpmpp_2m (default: the model's)");
+    app_->add_option("--seed", options_.seed,
+                     "Of the noise (default: a random one, which is printed)");
+    app_->add_option("--width", options_.width,
+                     "Pixels, a multiple of 8 (default: the model's)");
+    app_->add_option("--height", options_.height,
+                     "Pixels, a multiple of 8 (default: the model's)");
+    app_->add_option("--count", options_.count,
+                     "Images; image i has seed + i and goes to FILE-i.png")
+        ->capture_default_str();
+    app_->add_option("--out", options_.out,
+                     "Where to save; a file that is there is overwritten")
+        ->capture_default_str()
+        ->type_name("FILE.png");
+    app_->add_flag("--json", options_.json, "Print the result as JSON");
+  }
+
+  bool called() const override { return app_->parsed(); }
+
+  absl::Status Run(GraftClient& client, const Console& console) override {
+    absl::StatusOr<v1::GenerateImageRequest> request = ToRequest(options_);
+    if (!request.ok()) return request.status();
+    if (absl::Status status = CheckFolder(options_.out); !status.ok()) {
+      return status;
+    }
+    if (!options_.steps) {
+      absl::StatusOr<v1::ServerInfo> info = client.GetServerInfo();
+      if (!info.ok()) return info.status();
+      request->set_steps(info->defaults().steps());
+    }
+    ProgressBar bar(console, options_.count);
+    const absl::StatusOr<GraftClient::Generated> generated = client.Generate(
+        *request, [&bar](const v1::GenerateImageResponse& event) {
+          bar.Show(event);
+        });
+    bar.Clear();
+    if (!generated.ok()) return generated.status();
+    return Save(*generated, console);
+  }
+
+ private:
+  absl::Status Save(const GraftClient::Generated& generated,
+                    const Console& console) const {
+    const std::vector<std::string> files =
+        FileNames(options_.out, generated.images.size());
+    for (size_t i = 0; i < files.size(); ++i) {
+      const absl::Status status = WriteFile(files[i], generated.images[i]);
+      if (!status.ok()) return status;
+    }
+    if (options_.json) {
+      PrintJson(generated.finished, files, console.out);
+    } else {
+      PrintText(generated.finished, files, console.out);
+    }
+    return absl::OkStatus();
+  }
+
+  CLI::App* const app_;
+  GenerateOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeGenerateCommand(CLI::App& parent) {
+  return std::make_unique<GenerateCommand>(parent);
+}
+
+}  // namespace graft

@@ -1,0 +1,153 @@
+#include "client/graft_client.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/client_status.h"
+
+namespace graft {
+namespace {
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+  grpc::ChannelArguments arguments;
+  // Whether to try again is the user's decision.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
+// Appends `chunk` to its image.
+grpc::Status Collect(const v1::ImageChunk& chunk,
+                     std::vector<std::string>& images) {
+  const size_t index = chunk.image_index();
+  if (index > images.size()) {
+    return grpc::Status(grpc::StatusCode::DATA_LOSS,
+                        "the server left out an image");
+  }
+  if (index == images.size()) images.emplace_back();
+  images[index] += chunk.data();
+  if (chunk.last() && images[index].size() != chunk.total_bytes()) {
+    return grpc::Status(grpc::StatusCode::DATA_LOSS,
+                        "the server left out a part of an image");
+  }
+  return grpc::Status::OK;
+}
+
+// What gRPC says when nobody listens does not help much.
+absl::Status Explain(absl::Status status, const std::string& server) {
+  if (status.code() != absl::StatusCode::kUnavailable ||
+      ErrorReasonOf(status) != "NO_REASON") {
+    return status;
+  }
+  return absl::UnavailableError(absl::StrCat(
+      status.message(), " (is graftd running at ", server, "?)"));
+}
+
+}  // namespace
+
+GraftClient::GraftClient(const Options& options)
+    : options_(options),
+      channel_(Connect(options.server)),
+      generation_(v1::GenerationService::NewStub(channel_)),
+      adapters_(v1::AdapterService::NewStub(channel_)),
+      admin_(v1::AdminService::NewStub(channel_)) {}
+
+absl::StatusOr<GraftClient::Generated> GraftClient::Generate(
+    const v1::GenerateImageRequest& request,
+    const ProgressCallback& on_event) {
+  Generated generated;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    generated = {};  // of an attempt that failed half way
+    return GenerateOnce(request, on_event, context, generated);
+  });
+  if (!status.ok()) return status;
+  return generated;
+}
+
+grpc::Status GraftClient::GenerateOnce(const v1::GenerateImageRequest& request,
+                                       const ProgressCallback& on_event,
+                                       grpc::ClientContext& context,
+                                       Generated& generated) {
+  const auto reader = generation_->GenerateImage(&context, request);
+  v1::GenerateImageResponse event;
+  grpc::Status collected;
+  while (collected.ok() && reader->Read(&event)) {
+    if (event.has_image()) collected = Collect(event.image(), generated.images);
+    if (event.has_finished()) generated.finished = event.finished();
+    on_event(event);
+  }
+  if (!collected.ok()) context.TryCancel();
+  const grpc::Status status = reader->Finish();
+  return collected.ok() ? status : collected;
+}
+
+absl::StatusOr<v1::LoadAdapterResponse> GraftClient::LoadAdapter(
+    const v1::LoadAdapterRequest& request) {
+  v1::LoadAdapterResponse response;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return adapters_->LoadAdapter(&context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::UnloadAdapterResponse> GraftClient::UnloadAdapter(
+    const v1::UnloadAdapterRequest& request) {
+  v1::UnloadAdapterResponse response;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return adapters_->UnloadAdapter(&context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<std::vector<v1::Adapter>> GraftClient::ListAdapters() {
+  std::vector<v1::Adapter> adapters;
+  v1::ListAdaptersRequest request;
+  do {
+    v1::ListAdaptersResponse response;
+    const absl::Status status = Call([&](grpc::ClientContext& context) {
+      return adapters_->ListAdapters(&context, request, &response);
+    });
+    if (!status.ok()) return status;
+    std::move(response.mutable_adapters()->begin(),
+              response.mutable_adapters()->end(), std::back_inserter(adapters));
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return adapters;
+}
+
+absl::StatusOr<v1::ServerInfo> GraftClient::GetServerInfo() {
+  v1::ServerInfo info;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return admin_->GetServerInfo(&context, v1::GetServerInfoRequest(), &info);
+  });
+  if (!status.ok()) return status;
+  return info;
+}
+
+absl::Status GraftClient::Call(const Attempt& attempt) {
+  const auto deadline = std::chrono::system_clock::now() +
+                        absl::ToChronoMilliseconds(options_.timeout);
+  absl::Duration backoff = absl::Seconds(1);
+  for (int tries_left = options_.retries;; --tries_left) {
+    grpc::ClientContext context;
+    context.set_deadline(deadline);
+    absl::Status status = FromGrpcStatus(attempt(context));
+    const bool again = status.code() == absl::StatusCode::kUnavailable &&
+                       tries_left > 0 &&
+                       std::chrono::system_clock::now() < deadline;
+    if (!again) return Explain(std::move(status), options_.server);
+    options_.sleep(RetryDelayOf(status).value_or(backoff));
+    backoff *= 2;
+  }
+}
+
+}  // namespace graft

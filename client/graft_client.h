@@ -1,0 +1,80 @@
+#ifndef GRAFT_CLIENT_GRAFT_CLIENT_H_
+#define GRAFT_CLIENT_GRAFT_CLIENT_H_
+
+#include <grpcpp/channel.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "graft/v1/adapter.grpc.pb.h"
+#include "graft/v1/admin.grpc.pb.h"
+#include "graft/v1/generation.grpc.pb.h"
+
+namespace graft {
+
+// The API as functions: each sets a deadline, returns a StatusOr whose error
+// keeps the server's reason (client_status.h), and tries again only if told to.
+// Blocking; thread-safe.
+class GraftClient {
+ public:
+  struct Options {
+    std::string server = "127.0.0.1:50051";
+    // Of one call, all tries together.
+    absl::Duration timeout = absl::Minutes(10);
+    // How often a call is tried again after UNAVAILABLE, which is the one error
+    // that says so: after the delay that the server asks for, else after 1, 2,
+    // 4... seconds.
+    int retries = 0;
+    // For tests.
+    std::function<void(absl::Duration)> sleep = absl::SleepFor;
+  };
+
+  // A whole answer of GenerateImage.
+  struct Generated {
+    std::vector<std::string> images;  // PNG files
+    v1::Finished finished;
+  };
+
+  // Sees every message of the stream as it comes.
+  using ProgressCallback =
+      std::function<void(const v1::GenerateImageResponse& event)>;
+
+  // Connects when it is first used.
+  explicit GraftClient(const Options& options);
+
+  absl::StatusOr<Generated> Generate(const v1::GenerateImageRequest& request,
+                                     const ProgressCallback& on_event);
+  absl::StatusOr<v1::LoadAdapterResponse> LoadAdapter(
+      const v1::LoadAdapterRequest& request);
+  absl::StatusOr<v1::UnloadAdapterResponse> UnloadAdapter(
+      const v1::UnloadAdapterRequest& request);
+  // All pages.
+  absl::StatusOr<std::vector<v1::Adapter>> ListAdapters();
+  absl::StatusOr<v1::ServerInfo> GetServerInfo();
+
+ private:
+  using Attempt = std::function<grpc::Status(grpc::ClientContext&)>;
+
+  // Makes the attempt, and perhaps more.
+  absl::Status Call(const Attempt& attempt);
+
+  grpc::Status GenerateOnce(const v1::GenerateImageRequest& request,
+                            const ProgressCallback& on_event,
+                            grpc::ClientContext& context,
+                            Generated& generated);
+
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::GenerationService::Stub> generation_;
+  const std::unique_ptr<v1::AdapterService::Stub> adapters_;
+  const std::unique_ptr<v1::AdminService::Stub> admin_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_CLIENT_GRAFT_CLIENT_H_

@@ -1,0 +1,38 @@
+#include "server/adapters/adapter_info.h"
+
+namespace graft {
+
+std::optional<AdapterState> NextAdapterState(AdapterState state,
+                                             AdapterEvent event) {
+  switch (event) {
+    case AdapterEvent::kLoaded:
+      if (state == AdapterState::kLoading) return AdapterState::kActive;
+      break;
+    case AdapterEvent::kLoadFailed:
+      if (state == AdapterState::kLoading) return AdapterState::kGone;
+      break;
+    case AdapterEvent::kUnloadAsked:
+      if (state == AdapterState::kActive) return AdapterState::kUnloading;
+      break;
+    case AdapterEvent::kLastUseOver:
+      if (state == AdapterState::kUnloading) return AdapterState::kGone;
+      break;
+  }
+  return std::nullopt;
+}
+
+absl::string_view AdapterStateName(AdapterState state) {
+  switch (state) {
+    case AdapterState::kLoading:
+      return "loading";
+    case AdapterState::kActive:
+      return "active";
+    case AdapterState::kUnloading:
+      return "unloading";
+    case AdapterState::kGone:
+      return "gone";
+  }
+  return "unknown";
+}
+
+}  // namespace graft

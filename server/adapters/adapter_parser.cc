@@ -1,0 +1,249 @@
+#include "server/adapters/adapter_parser.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/adapters/adapter_algorithms.h"
+#include "server/adapters/adapter_config.h"
+#include "server/adapters/adapter_metadata.h"
+#include "server/adapters/key_groups.h"
+#include "server/adapters/lora_target.h"
+#include "server/adapters/origin_guess.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+
+namespace graft {
+namespace {
+
+constexpr size_t kMaxKeysInMessage = 5;
+constexpr size_t kMaxKeysInReport = 32;
+constexpr absl::string_view kAdvice = "; give an adapter for this base";
+
+std::vector<std::string> FirstKeys(const std::vector<std::string>& keys,
+                                   size_t count) {
+  std::vector<std::string> first;
+  for (const std::string& key : keys) {
+    if (first.size() == count) break;
+    first.push_back(EscapeUntrusted(key));
+  }
+  return first;
+}
+
+// `status` with the file's name in front of its message.
+absl::Status InFile(absl::string_view name, const absl::Status& status) {
+  return Error(GetErrorReason(status).value_or(ErrorReason::kInternal),
+               absl::StrCat(EscapeUntrusted(name), ": ", status.message()),
+               GetErrorMetadata(status));
+}
+
+// "; it looks like ..." with what the file's metadata says.
+std::string Describe(const OriginGuess& guess, const SafetensorsFile& file) {
+  std::string text;
+  if (!guess.what.empty()) {
+    absl::StrAppend(&text, "; it looks like ", guess.what);
+  }
+  const std::string hint = BaseHint(file.metadata());
+  if (!hint.empty()) {
+    absl::StrAppend(&text, "; its metadata names the base ", hint);
+  }
+  return text;
+}
+
+// One parsing of one file.
+class Parsing {
+ public:
+  Parsing(const SafetensorsFile& file, absl::string_view name,
+          const ModuleTable& modules, const AdapterParser::Options& options)
+      : file_(file), name_(name), modules_(modules), options_(options) {}
+
+  absl::StatusOr<ParsedAdapter> Run(const KeyNames& names,
+                                    absl::string_view sha256);
+
+ private:
+  // Keys that fit no module end the parsing, unless the caller allows it.
+  absl::Status CheckMatched() const;
+
+  absl::Status AddTarget(const KeyGroup& group, const AdapterConfig& config);
+
+  // Adds all groups. Those whose shapes do not fit end the parsing or, if the
+  // caller allows it, are left out.
+  absl::Status AddTargets(const AdapterConfig& config);
+
+  // The error about a shape that does not fit, with a guess at the reason.
+  absl::Status Mismatch(const absl::Status& status) const;
+
+  // Fills what is known when all targets are there.
+  void WriteReport();
+  void WriteNotes();
+  std::string FormatName() const;
+
+  const SafetensorsFile& file_;
+  const absl::string_view name_;
+  const ModuleTable& modules_;
+  const AdapterParser::Options options_;
+
+  GroupedKeys keys_;
+  ParsedAdapter parsed_;
+  bool has_large_kernel_ = false;
+  int zero_alphas_ = 0;
+  int without_effect_ = 0;
+};
+
+absl::StatusOr<ParsedAdapter> Parsing::Run(const KeyNames& names,
+                                           absl::string_view sha256) {
+  GRAFT_ASSIGN_OR_RETURN(const AdapterConfig config,
+                         AdapterConfig::Parse(file_.metadata()));
+  GRAFT_ASSIGN_OR_RETURN(keys_, GroupKeys(file_, names));
+  GRAFT_RETURN_IF_ERROR(CheckMatched());
+  GRAFT_RETURN_IF_ERROR(AddTargets(config));
+  parsed_.weights.sha256 = std::string(sha256);
+  parsed_.weights.storage = file_.owner();
+  WriteReport();
+  WriteNotes();
+  return std::move(parsed_);
+}
+
+absl::Status Parsing::CheckMatched() const {
+  const bool any = !keys_.groups.empty();
+  if (any && (keys_.unmatched.empty() || options_.allow_partial)) {
+    return absl::OkStatus();
+  }
+  const std::string total = absl::StrCat(file_.tensors().size());
+  const std::string unmatched = absl::StrCat(keys_.unmatched.size());
+  if (keys_.unmatched.empty()) {
+    return Error(ErrorReason::kAdapterKeysUnmatched,
+                 "no tensor in it changes the base; give an adapter's file",
+                 {{"unmatched", unmatched}, {"total", total}});
+  }
+  const OriginGuess guess = GuessOrigin(file_, modules_);
+  const std::string first =
+      absl::StrJoin(FirstKeys(keys_.unmatched, kMaxKeysInMessage), ", ");
+  return Error(guess.other_base ? ErrorReason::kAdapterBaseMismatch
+                                : ErrorReason::kAdapterKeysUnmatched,
+               absl::StrCat(unmatched, " of ", total,
+                            " keys fit no module of this base (",
+                            BaseFamilyName(modules_.family),
+                            "), first: ", first, Describe(guess, file_),
+                            kAdvice, any ? ", or allow a partial load" : ""),
+               {{"unmatched", unmatched},
+                {"total", total},
+                {"first_keys", first},
+                {"looks_like", guess.what}});
+}
+
+absl::Status Parsing::AddTarget(const KeyGroup& group,
+                                const AdapterConfig& config) {
+  // One algorithm so far, and its name is all that there is to choose.
+  GRAFT_RETURN_IF_ERROR(CheckAlgorithm(group));
+  GRAFT_ASSIGN_OR_RETURN(LoraTarget lora, MakeLoraTarget(group, config));
+  AdapterReport& report = parsed_.report;
+  const std::string& module = lora.target.module;
+  (absl::StartsWith(module, "unet.") ? report.unet_targets
+                                     : report.text_encoder_targets)++;
+  report.max_rank = std::max(report.max_rank, lora.target.rank);
+  report.keys.matched += static_cast<int>(group.parts.size());
+  has_large_kernel_ |= lora.target.factors[0].tensor.shape.size() > 2;
+  zero_alphas_ += lora.zero_alpha ? 1 : 0;
+  without_effect_ += lora.no_effect ? 1 : 0;
+  parsed_.weights.targets.push_back(std::move(lora.target));
+  return absl::OkStatus();
+}
+
+absl::Status Parsing::AddTargets(const AdapterConfig& config) {
+  absl::Status first_mismatch;
+  for (const auto& [module, group] : keys_.groups) {
+    const absl::Status status = AddTarget(group, config);
+    if (GetErrorReason(status) != ErrorReason::kAdapterBaseMismatch) {
+      GRAFT_RETURN_IF_ERROR(status);
+      continue;
+    }
+    if (!options_.allow_partial) return Mismatch(status);
+    first_mismatch.Update(status);
+    for (const auto& [part, tensor] : group.parts) {
+      keys_.unmatched.push_back(tensor.key);
+    }
+  }
+  if (parsed_.weights.targets.empty()) return Mismatch(first_mismatch);
+  return absl::OkStatus();
+}
+
+absl::Status Parsing::Mismatch(const absl::Status& status) const {
+  return Error(
+      ErrorReason::kAdapterBaseMismatch,
+      absl::StrCat(status.message(),
+                   Describe(GuessOrigin(file_, modules_), file_), kAdvice),
+      GetErrorMetadata(status));
+}
+
+void Parsing::WriteReport() {
+  AdapterReport& report = parsed_.report;
+  report.format = FormatName();
+  // As users tell them apart: LoCon adapts k x k convolutions too.
+  report.algorithms = {has_large_kernel_ ? "locon" : "lora"};
+  report.keys.unmatched = static_cast<int>(keys_.unmatched.size());
+  report.keys.unmatched_keys = FirstKeys(keys_.unmatched, kMaxKeysInReport);
+  report.keys.not_applied = static_cast<int>(keys_.not_applied.size());
+  report.keys.not_applied_keys = FirstKeys(keys_.not_applied, kMaxKeysInReport);
+  report.trigger_words = TriggerWords(file_.metadata());
+  report.base_hint = BaseHint(file_.metadata());
+  report.metadata = DisplayMetadata(file_.metadata());
+}
+
+void Parsing::WriteNotes() {
+  std::vector<std::string>& notes = parsed_.report.notes;
+  if (without_effect_ == static_cast<int>(parsed_.weights.targets.size())) {
+    notes.push_back("All its factors are zero: it has no effect.");
+  }
+  if (zero_alphas_ > 0) {
+    notes.push_back(absl::StrCat("Alpha is 0 in ", zero_alphas_,
+                                 " module(s), which trainers take for no "
+                                 "scaling: their scale is 1."));
+  }
+  if (!keys_.not_applied.empty()) {
+    notes.push_back(absl::StrCat(keys_.not_applied.size(),
+                                 " tensor(s) of bundled embeddings are not "
+                                 "applied."));
+  }
+  if (!keys_.unmatched.empty()) {
+    notes.push_back(absl::StrCat(keys_.unmatched.size(),
+                                 " tensor(s) that do not fit this base are "
+                                 "left out."));
+  }
+}
+
+std::string Parsing::FormatName() const {
+  if (keys_.formats.size() > 1) return "mixed";
+  switch (*keys_.formats.begin()) {
+    case KeyFormat::kKohya:
+      return "kohya";
+    case KeyFormat::kDiffusers:
+      return "diffusers";
+    case KeyFormat::kPeft:
+      return "peft";
+  }
+  return "mixed";
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<AdapterParser>> AdapterParser::Create(
+    const ModuleTable* modules) {
+  GRAFT_ASSIGN_OR_RETURN(KeyNames names, KeyNames::Create(modules));
+  return std::unique_ptr<AdapterParser>(
+      new AdapterParser(modules, std::move(names)));
+}
+
+absl::StatusOr<ParsedAdapter> AdapterParser::Parse(
+    const SafetensorsFile& file, absl::string_view name,
+    absl::string_view sha256, const Options& options) const {
+  absl::StatusOr<ParsedAdapter> parsed =
+      Parsing(file, name, *modules_, options).Run(names_, sha256);
+  if (!parsed.ok()) return InFile(name, parsed.status());
+  return parsed;
+}
+
+}  // namespace graft

@@ -1,0 +1,138 @@
+#include "server/adapters/adapter_source.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/adapters/file_reader.h"
+#include "server/adapters/open_beneath.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+#include "server/common/utf8.h"
+
+namespace graft {
+namespace {
+
+constexpr size_t kMaxPathBytes = 4095;  // PATH_MAX less the final zero
+constexpr absl::string_view kSuffix = ".safetensors";
+constexpr absl::string_view kPickleSuffixes[] = {".pt",  ".pth", ".ckpt",
+                                                 ".bin", ".pkl", ".pickle"};
+
+// True if C0 or C1 controls or DEL are among the characters of `text`, which is
+// valid UTF-8.
+bool HasControls(absl::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<uint8_t>(text[i]);
+    if (byte < 0x20 || byte == 0x7F) return true;
+    if (byte == 0xC2 && static_cast<uint8_t>(text[i + 1]) < 0xA0) return true;
+  }
+  return false;
+}
+
+// Told from the name alone, so that nothing is learnt about files that exist.
+absl::Status CheckSuffix(absl::string_view path) {
+  if (absl::EndsWith(path, kSuffix)) return absl::OkStatus();
+  for (const absl::string_view suffix : kPickleSuffixes) {
+    if (absl::EndsWithIgnoreCase(path, suffix)) {
+      return Error(ErrorReason::kAdapterCorrupt,
+                   absl::StrCat(EscapeUntrusted(path), ": ", suffix,
+                                " files are pickles, and pickles execute code "
+                                "when read; convert to safetensors"));
+    }
+  }
+  return Error(ErrorReason::kAdapterCorrupt,
+               absl::StrCat(EscapeUntrusted(path),
+                            ": not a .safetensors file; only those can be "
+                            "loaded"));
+}
+
+// The error for errno after opening `path` failed.
+absl::Status OpenError(absl::string_view path, int error) {
+  const std::string name = EscapeUntrusted(path);
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return Error(ErrorReason::kAdapterNotFound,
+                   absl::StrCat(name, ": no such file below --adapter_dir"),
+                   {{"resource_type", "AdapterFile"}, {"resource_name", name}});
+    case EXDEV:
+    case ELOOP:
+      return Error(ErrorReason::kPathNotAllowed,
+                   absl::StrCat(name,
+                                ": a link in it leads out of --adapter_dir; "
+                                "put the file itself below it"));
+    case EACCES:
+    case EPERM:
+      return Error(ErrorReason::kPathNotAllowed,
+                   absl::StrCat(name,
+                                ": the server may not read it; check the "
+                                "permissions of file and folders"));
+    case ENAMETOOLONG:
+      return InvalidField("path",
+                          "a name in it is too long; use a shorter one");
+    case ENXIO:  // a socket, or a device without hardware
+    case ENODEV:
+      return Error(ErrorReason::kAdapterCorrupt,
+                   absl::StrCat(name,
+                                ": not a regular file; give the path of "
+                                "a .safetensors file"));
+    default:
+      return Error(
+          ErrorReason::kInternal,
+          absl::StrCat(name, ": cannot be opened: ", std::strerror(error)));
+  }
+}
+
+}  // namespace
+
+AdapterSource::AdapterSource(Options options) : options_(std::move(options)) {}
+
+absl::Status AdapterSource::CheckPath(absl::string_view path) {
+  if (path.empty()) {
+    return InvalidField("path", "empty; give a file below --adapter_dir");
+  }
+  if (path.size() > kMaxPathBytes) {
+    return InvalidField("path", absl::StrCat("longer than ", kMaxPathBytes,
+                                             " bytes; use a shorter one"));
+  }
+  if (!IsValidUtf8(path) || HasControls(path)) {
+    return InvalidField("path",
+                        "not UTF-8 text without control characters; rename "
+                        "the file");
+  }
+  if (path[0] == '/') {
+    return InvalidField("path", "absolute; give it relative to --adapter_dir");
+  }
+  for (const absl::string_view part : absl::StrSplit(path, '/')) {
+    if (part == "..") {
+      return InvalidField("path",
+                          "has a \"..\"; give it relative to --adapter_dir");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AdapterFile> AdapterSource::Read(absl::string_view path) const {
+  GRAFT_RETURN_IF_ERROR(CheckPath(path));
+  if (options_.directory.empty()) {
+    return Error(ErrorReason::kAdapterDirNotSet,
+                 "this server has no adapter directory; start graftd with "
+                 "--adapter_dir");
+  }
+  GRAFT_RETURN_IF_ERROR(CheckSuffix(path));
+  const FileDescriptor directory(
+      open(options_.directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) return OpenError(path, errno);
+  const FileDescriptor file = OpenBeneath(directory.get(), std::string(path));
+  if (!file.valid()) return OpenError(path, errno);
+  return ReadWholeFile(file.get(), path, options_.max_file_bytes, ::read);
+}
+
+}  // namespace graft

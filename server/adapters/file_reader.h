@@ -1,0 +1,30 @@
+#ifndef GRAFT_SERVER_ADAPTERS_FILE_READER_H_
+#define GRAFT_SERVER_ADAPTERS_FILE_READER_H_
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/adapters/adapter_source.h"
+
+namespace graft {
+
+// read(2), or what a test puts in its place.
+using ReadFunction = std::function<ssize_t(int fd, void* buffer, size_t size)>;
+
+// Reads the whole of a regular file from its descriptor and hashes what was
+// read. Mapping it instead would end the process if somebody truncated the file
+// later. `path` is for messages. ADAPTER_CORRUPT if it is no regular file,
+// cannot be read, or changes meanwhile; ADAPTER_TOO_LARGE;
+// GPU_OUT_OF_MEMORY when the host has no memory for it.
+absl::StatusOr<AdapterFile> ReadWholeFile(int fd, absl::string_view path,
+                                          int64_t max_bytes,
+                                          const ReadFunction& read);
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_ADAPTERS_FILE_READER_H_

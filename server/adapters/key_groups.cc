@@ -1,0 +1,78 @@
+#include "server/adapters/key_groups.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/common/status_macros.h"
+
+namespace graft {
+namespace {
+
+// Trained words in the same file as the LoRA that goes with them.
+constexpr absl::string_view kBundledEmbedding = "bundle_emb.";
+
+absl::Status AddToGroup(const std::string& key, const TensorView& tensor,
+                        KeyMatch match, KeyGroup& group) {
+  if (group.module == nullptr) {
+    group.module = match.module;
+    group.alias = match.alias;
+  }
+  if (group.alias != match.alias) {
+    return GroupError(
+        ErrorReason::kAdapterCorrupt, group,
+        absl::StrCat("named in two ways, \"", group.alias, "\" and \"",
+                     match.alias, "\"; keep one of them"));
+  }
+  const auto [part, inserted] =
+      group.parts.emplace(match.part, KeyedTensor{key, tensor});
+  if (!inserted) {
+    return GroupError(ErrorReason::kAdapterCorrupt, group,
+                      absl::StrCat("\"", part->second.key, "\" and \"", key,
+                                   "\" are the same part; keep one of them"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const KeyedTensor* KeyGroup::Find(KeyPart part) const {
+  const auto found = parts.find(part);
+  return found == parts.end() ? nullptr : &found->second;
+}
+
+absl::Status GroupError(ErrorReason reason, const KeyGroup& group,
+                        absl::string_view problem) {
+  return Error(reason, absl::StrCat(group.module->name, ": ", problem),
+               {{"module", group.module->name}});
+}
+
+absl::Status TensorError(ErrorReason reason, const KeyGroup& group,
+                         const KeyedTensor& tensor, absl::string_view problem) {
+  // The key has a known end and a module's name, so it is harmless text.
+  return Error(reason, absl::StrCat("tensor \"", tensor.key, "\": ", problem),
+               {{"module", group.module->name}, {"tensor", tensor.key}});
+}
+
+absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
+                                      const KeyNames& names) {
+  GroupedKeys keys;
+  for (const auto& [key, tensor] : file.tensors()) {
+    if (absl::StartsWith(key, kBundledEmbedding)) {
+      keys.not_applied.push_back(key);
+      continue;
+    }
+    std::optional<KeyMatch> match = names.Find(key);
+    if (!match.has_value() || match->module == nullptr) {
+      keys.unmatched.push_back(key);
+      continue;
+    }
+    keys.formats.insert(match->format);
+    KeyGroup& group = keys.groups[match->module->name];
+    GRAFT_RETURN_IF_ERROR(AddToGroup(key, tensor, *std::move(match), group));
+  }
+  return keys;
+}
+
+}  // namespace graft

@@ -1,0 +1,188 @@
+#include "server/adapters/key_names.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "server/adapters/unet_paths.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+
+namespace graft {
+namespace {
+
+constexpr absl::string_view kFlatPrefixes[] = {"lora_unet_", "lora_te_",
+                                               "lora_te1_",  "lora_te2_",
+                                               "lycoris_",   "oft_unet_"};
+
+constexpr absl::string_view kPeftLevel = "base_model.model.";
+
+std::string Flatten(absl::string_view path) {
+  return absl::StrReplaceAll(path, {{".", "_"}});
+}
+
+absl::Status Insert(absl::flat_hash_map<std::string, const ModuleInfo*>& table,
+                    std::string alias, const ModuleInfo& module) {
+  const auto [entry, inserted] = table.emplace(std::move(alias), &module);
+  if (inserted || entry->second == &module) return absl::OkStatus();
+  return Error(ErrorReason::kInternal,
+               absl::StrCat("the name \"", entry->first,
+                            "\" stands for two modules of the base: ",
+                            entry->second->name, " and ", module.name));
+}
+
+// PEFT writes its adapter's name into keys: "x.lora_A.default.weight". Returns
+// the key without it.
+std::string WithoutAdapterName(absl::string_view key) {
+  for (const absl::string_view factor : {".lora_A.", ".lora_B."}) {
+    const size_t start = key.rfind(factor);
+    if (start == absl::string_view::npos) continue;
+    const size_t name = start + factor.size();
+    const size_t dot = key.find('.', name);
+    if (dot == absl::string_view::npos) continue;
+    const absl::string_view end = key.substr(dot);
+    if (end == ".weight" || end == ".bias") {
+      return absl::StrCat(key.substr(0, name - 1), end);
+    }
+  }
+  return std::string(key);
+}
+
+// Old diffusers files name the text encoder's projections like the U-Net's.
+std::string WithTextProjectionName(absl::string_view path) {
+  static constexpr std::pair<absl::string_view, absl::string_view> kNames[] = {
+      {".to_q", ".q_proj"},
+      {".to_k", ".k_proj"},
+      {".to_v", ".v_proj"},
+      {".to_out", ".out_proj"}};
+  for (const auto& [unet, text] : kNames) {
+    if (absl::EndsWith(path, unet)) {
+      return absl::StrCat(absl::StripSuffix(path, unet), text);
+    }
+  }
+  return std::string(path);
+}
+
+}  // namespace
+
+absl::StatusOr<KeyNames> KeyNames::Create(const ModuleTable* modules) {
+  const UnetPaths unet_paths(*modules);
+  KeyNames names;
+  for (const ModuleInfo& module : modules->modules) {
+    absl::string_view path = module.name;
+    if (absl::ConsumePrefix(&path, "unet.")) {
+      GRAFT_RETURN_IF_ERROR(names.AddUnetPath(path, module));
+      const std::optional<std::string> original = unet_paths.ToOriginal(path);
+      if (original.has_value()) {
+        GRAFT_RETURN_IF_ERROR(names.AddUnetPath(*original, module));
+        GRAFT_RETURN_IF_ERROR(names.AddOriginalUnetPath(*original, module));
+      }
+    } else if (absl::ConsumePrefix(&path, "text_encoder.")) {
+      GRAFT_RETURN_IF_ERROR(names.AddTextEncoderPath(1, path, module));
+    } else if (absl::ConsumePrefix(&path, "text_encoder_2.")) {
+      GRAFT_RETURN_IF_ERROR(names.AddTextEncoderPath(2, path, module));
+    }
+  }
+  return names;
+}
+
+absl::Status KeyNames::AddFlat(std::string alias, const ModuleInfo& module) {
+  return Insert(flat_, std::move(alias), module);
+}
+
+absl::Status KeyNames::AddDotted(const std::string& alias,
+                                 const ModuleInfo& module) {
+  // Old diffusers files leave the last ".0" of "to_out.0" out.
+  if (absl::EndsWith(alias, ".to_out.0")) {
+    GRAFT_RETURN_IF_ERROR(
+        Insert(dotted_, std::string(absl::StripSuffix(alias, ".0")), module));
+  }
+  return Insert(dotted_, alias, module);
+}
+
+absl::Status KeyNames::AddUnetPath(absl::string_view path,
+                                   const ModuleInfo& module) {
+  const std::string flat = Flatten(path);
+  for (const absl::string_view prefix :
+       {"lora_unet_", "lycoris_", "oft_unet_"}) {
+    GRAFT_RETURN_IF_ERROR(AddFlat(absl::StrCat(prefix, flat), module));
+  }
+  for (const absl::string_view prefix : {"unet.", ""}) {
+    GRAFT_RETURN_IF_ERROR(AddDotted(absl::StrCat(prefix, path), module));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KeyNames::AddOriginalUnetPath(absl::string_view path,
+                                           const ModuleInfo& module) {
+  for (const absl::string_view prefix :
+       {"diffusion_model.", "model.diffusion_model."}) {
+    GRAFT_RETURN_IF_ERROR(AddDotted(absl::StrCat(prefix, path), module));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
+                                          const ModuleInfo& module) {
+  using Prefixes = std::vector<absl::string_view>;
+  const Prefixes flat_prefixes =
+      encoder == 1 ? Prefixes{"lora_te_", "lora_te1_"} : Prefixes{"lora_te2_"};
+  const Prefixes dotted_prefixes =
+      encoder == 1
+          ? Prefixes{"text_encoder.", "text_encoders.clip_l.transformer.",
+                     "text_encoders.clip_h.transformer."}
+          : Prefixes{"text_encoder_2.", "text_encoders.clip_g.transformer."};
+  // Recent encoders lack the level "text_model.".
+  for (const absl::string_view variant :
+       {path, absl::StripPrefix(path, "text_model.")}) {
+    for (const absl::string_view prefix : flat_prefixes) {
+      GRAFT_RETURN_IF_ERROR(
+          AddFlat(absl::StrCat(prefix, Flatten(variant)), module));
+    }
+    for (const absl::string_view prefix : dotted_prefixes) {
+      GRAFT_RETURN_IF_ERROR(AddDotted(absl::StrCat(prefix, variant), module));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::optional<KeyMatch> KeyNames::Find(absl::string_view key) const {
+  for (const absl::string_view prefix : kFlatPrefixes) {
+    if (absl::StartsWith(key, prefix)) return FindFlat(key);
+  }
+  return FindDotted(key);
+}
+
+std::optional<KeyMatch> KeyNames::FindFlat(absl::string_view key) const {
+  const size_t dot = key.find('.');
+  if (dot == absl::string_view::npos) return std::nullopt;
+  const std::optional<KeyPart> part = FindFlatSuffix(key.substr(dot));
+  if (!part.has_value()) return std::nullopt;
+  KeyMatch match{KeyFormat::kKohya, std::string(key.substr(0, dot)), nullptr,
+                 *part};
+  const auto found = flat_.find(match.alias);
+  if (found != flat_.end()) match.module = found->second;
+  return match;
+}
+
+std::optional<KeyMatch> KeyNames::FindDotted(absl::string_view key) const {
+  const std::string unnamed = WithoutAdapterName(key);
+  const std::optional<DottedSuffix> split = SplitDottedKey(unnamed);
+  if (!split.has_value()) return std::nullopt;
+  const bool peft = absl::StrContains(split->path, kPeftLevel);
+  KeyMatch match{peft ? KeyFormat::kPeft : KeyFormat::kDiffusers,
+                 absl::StrReplaceAll(split->path,
+                                     {{kPeftLevel, ""}, {".processor.", "."}}),
+                 nullptr, split->part};
+  auto found = dotted_.find(match.alias);
+  if (found == dotted_.end()) {
+    found = dotted_.find(WithTextProjectionName(match.alias));
+  }
+  if (found != dotted_.end()) match.module = found->second;
+  return match;
+}
+
+}  // namespace graft

@@ -1,0 +1,22 @@
+#ifndef GRAFT_SERVER_ADAPTERS_ORIGIN_GUESS_H_
+#define GRAFT_SERVER_ADAPTERS_ORIGIN_GUESS_H_
+
+#include <string>
+
+#include "server/engine/module_table.h"
+#include "server/safetensors/safetensors_file.h"
+
+namespace graft {
+
+// What a file that does not fit seems to be, for the message.
+struct OriginGuess {
+  std::string what;         // "an adapter for SDXL"; empty: no idea
+  bool other_base = false;  // an adapter, but for a base of another family
+};
+
+// Guesses from the names and shapes in `file`, which does not fit `base`.
+OriginGuess GuessOrigin(const SafetensorsFile& file, const ModuleTable& base);
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_ADAPTERS_ORIGIN_GUESS_H_

@@ -1,0 +1,101 @@
+#ifndef GRAFT_SERVER_DAEMON_H_
+#define GRAFT_SERVER_DAEMON_H_
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "server/adapters/adapter_source.h"
+#include "server/adapters/adapter_store.h"
+#include "server/common/clock.h"
+#include "server/common/executor.h"
+#include "server/daemon_options.h"
+#include "server/engine/engine.h"
+#include "server/engine/engine_options.h"
+#include "server/rpc/grpc_server.h"
+#include "server/rpc/rpc_context.h"
+#include "server/rpc/rpc_environment.h"
+#include "server/rpc/serving_state.h"
+#include "server/scheduling/request_scheduler.h"
+
+namespace graft {
+
+// How the daemon gets its engine: CreateTorchEngine, or a test's fake.
+using EngineFactory = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
+    const EngineOptions&)>;
+
+// Builds the whole server from the bottom up, and takes it down in reverse.
+//
+//   GRAFT_ASSIGN_OR_RETURN(auto daemon, Daemon::Start(options, factory));
+//   GRAFT_RETURN_IF_ERROR(daemon->WaitUntilServing());
+//   daemon->WaitForStop();   // somebody calls RequestStop
+//   daemon.reset();          // drains, then ends
+//
+// Thread-safe but for the destructor.
+class Daemon {
+ public:
+  // Opens the port, and begins to load the base model meanwhile; until that is
+  // done, requests are answered STARTING and health says NOT_SERVING. REQUIRES:
+  // ValidateDaemonOptions(options). INVALID_FIELD if the port cannot be had.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(
+      const DaemonOptions& options, EngineFactory factory);
+
+  // Stops: health NOT_SERVING, new requests DRAINING, accepted ones finish within
+  // exit_timeout or are cancelled. Waits for the base model if it still loads.
+  ~Daemon();
+
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  // "127.0.0.1:50051", with the real port.
+  const std::string& address() const { return server_->address(); }
+
+  // Waits until the base model is loaded and the daemon serves. The engine's
+  // error if it cannot be; DRAINING if RequestStop came first.
+  absl::Status WaitUntilServing() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Ends WaitUntilServing and WaitForStop. As often as one likes.
+  void RequestStop() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits for RequestStop.
+  void WaitForStop() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  Daemon(const DaemonOptions& options, EngineFactory factory);
+
+  // The loader thread: from the base model to serving.
+  void Load() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status LoadBackend();
+
+  const DaemonOptions options_;
+  const EngineFactory factory_;
+  const SteadyClock clock_;
+  const RpcHooks hooks_ = DefaultRpcHooks();
+  ServingState state_{absl::Seconds(1)};
+
+  absl::Mutex mu_;
+  std::optional<absl::Status> loaded_ ABSL_GUARDED_BY(mu_);
+  bool stop_requested_ ABSL_GUARDED_BY(mu_) = false;
+
+  // Bottom-up: each uses those above it, and is destroyed before them. The
+  // middle ones are made by the loader thread, before state_ shows them.
+  const AdapterSource source_;
+  ThreadPoolExecutor encoder_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<AdapterStore> store_;
+  std::unique_ptr<RequestScheduler> scheduler_;
+  std::unique_ptr<ThreadPoolExecutor> loader_;
+  Backend backend_;
+  std::unique_ptr<GrpcServer> server_;
+  std::thread load_thread_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_DAEMON_H_

@@ -1,0 +1,158 @@
+#include "server/daemon_options.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+
+namespace graft {
+namespace {
+
+// A flag's number and what it may be.
+struct NumberRule {
+  NumberRule(absl::string_view flag, double value, double min, double max)
+      : flag(flag), value(value), min(min), max(max) {}
+
+  absl::string_view flag;
+  double value;
+  double min;
+  double max;
+};
+
+absl::Status Wrong(absl::string_view flag, absl::string_view why) {
+  return InvalidField(flag, absl::StrCat("--", flag, ": ", why));
+}
+
+absl::Status CheckNumbers(const DaemonOptions& options) {
+  const RequestLimits& limits = options.limits;
+  constexpr double kGiB = double{1 << 30};
+  const auto as_double = [](int64_t bytes) {
+    return static_cast<double>(bytes);
+  };
+  const NumberRule rules[] = {
+      {"threads", options.engine.threads, 0, 4096},
+      {"max_connections", options.transport.max_connections, 0, 1e6},
+      {"max_steps", limits.max_steps, 1, 1e6},
+      {"min_side", limits.min_side, kSideMultiple, 1 << 15},
+      {"max_side", limits.max_side, kSideMultiple, 1 << 15},
+      {"max_count", limits.max_count, 1, 1024},
+      {"max_adapters", limits.max_adapters, 0, 1024},
+      {"max_adapter_weight", limits.max_adapter_weight, 0, 1000},
+      {"max_guidance_scale", limits.max_guidance_scale, 0, 1e4},
+      {"max_prompt_bytes", as_double(limits.max_prompt_bytes), 1, kGiB},
+      {"max_message_bytes", as_double(limits.max_message_bytes), 1024, kGiB},
+      {"max_adapter_file_bytes", as_double(limits.max_adapter_file_bytes), 1,
+       1024 * kGiB},
+      {"max_adapter_header_bytes", as_double(limits.max_adapter_header_bytes), 2,
+       kGiB},
+      {"max_queued_requests", limits.max_queued_requests, 1, 1e6},
+      {"default_steps", options.default_steps, 1,
+       limits.max_steps},
+      {"default_guidance_scale", options.default_guidance_scale, 0,
+       limits.max_guidance_scale},
+  };
+  for (const NumberRule& rule : rules) {
+    if (rule.value >= rule.min && rule.value <= rule.max) continue;
+    return Wrong(rule.flag,
+                 absl::StrCat("must be between ", rule.min, " and ", rule.max,
+                              ", not ", rule.value));
+  }
+  if (limits.min_side > limits.max_side) {
+    return Wrong("min_side", absl::StrCat("must not be above --max_side, which "
+                                          "is ", limits.max_side));
+  }
+  if (options.exit_timeout < absl::ZeroDuration()) {
+    return Wrong("exit_timeout", "must not be negative");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFolder(absl::string_view flag, const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return absl::OkStatus();
+  return Wrong(flag, absl::StrCat("\"", EscapeUntrusted(path),
+                                  "\" is no folder that can be read"));
+}
+
+absl::Status CheckDevice(const std::string& device) {
+  absl::string_view number = device;
+  int index = 0;
+  if (device == "auto" || device == "cpu" ||
+      (absl::ConsumePrefix(&number, "cuda:") &&
+       absl::SimpleAtoi(number, &index) && index >= 0)) {
+    return absl::OkStatus();
+  }
+  return Wrong("device", absl::StrCat("must be auto, cpu or cuda:N, not \"",
+                                      EscapeUntrusted(device), "\""));
+}
+
+absl::Status CheckListen(const DaemonOptions& options) {
+  const auto loopback = IsLoopbackAddress(options.transport.listen);
+  if (!loopback.ok()) return Wrong("listen", loopback.status().message());
+  if (*loopback || options.allow_insecure) return absl::OkStatus();
+  return Wrong("listen",
+               absl::StrCat("\"", options.transport.listen,
+                            "\" can be reached from other machines, and there "
+                            "is no encryption and no authentication; give "
+                            "--allow_insecure if that is meant"));
+}
+
+// The value that `text` names in `choices`.
+template <typename Value>
+absl::StatusOr<Value> ParseChoice(
+    absl::string_view flag, absl::string_view text,
+    const std::vector<std::pair<std::string, Value>>& choices) {
+  for (const auto& [name, value] : choices) {
+    if (text == name) return value;
+  }
+  return Wrong(flag,
+               absl::StrCat("must be one of ",
+                            absl::StrJoin(choices, ", ",
+                                          [](std::string* out, const auto& c) {
+                                            out->append(c.first);
+                                          }),
+                            ", not \"", EscapeUntrusted(text), "\""));
+}
+
+}  // namespace
+
+absl::Status ValidateDaemonOptions(const DaemonOptions& options) {
+  GRAFT_RETURN_IF_ERROR(CheckFolder("model", options.engine.model_dir));
+  if (!options.adapter_dir.empty()) {
+    GRAFT_RETURN_IF_ERROR(CheckFolder("adapter_dir", options.adapter_dir));
+  }
+  GRAFT_RETURN_IF_ERROR(CheckDevice(options.engine.device));
+  GRAFT_RETURN_IF_ERROR(CheckNumbers(options));
+  return CheckListen(options);
+}
+
+absl::StatusOr<ComputeDtype> ParseComputeDtype(absl::string_view text) {
+  return ParseChoice<ComputeDtype>("dtype", text,
+                                   {{"auto", ComputeDtype::kAuto},
+                                    {"float32", ComputeDtype::kFloat32},
+                                    {"bfloat16", ComputeDtype::kBFloat16},
+                                    {"float16", ComputeDtype::kFloat16}});
+}
+
+absl::StatusOr<RestoreMode> ParseRestoreMode(absl::string_view text) {
+  return ParseChoice<RestoreMode>("restore", text,
+                                  {{"backup", RestoreMode::kBackup}});
+}
+
+absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
+  return ParseChoice<LogLevel>("log_level", text,
+                               {{"debug", LogLevel::kDebug},
+                                {"info", LogLevel::kInfo},
+                                {"warning", LogLevel::kWarning},
+                                {"error", LogLevel::kError}});
+}
+
+}  // namespace graft

@@ -1,0 +1,250 @@
+// graftd: the daemon. Flags become DaemonOptions; the rest is daemon.h's.
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/reflection.h"
+#include "absl/flags/usage.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "server/common/error.h"
+#include "server/common/log.h"
+#include "server/common/status_macros.h"
+#include "server/common/version.h"
+#include "server/daemon.h"
+#include "server/daemon_options.h"
+#include "server/engine/torch_engine.h"
+#include "server/process.h"
+
+ABSL_FLAG(std::string, model, "",
+          "The base model: a folder in diffusers format (model_index.json). "
+          "Empty: the demo model that came with graftd");
+ABSL_FLAG(std::string, adapter_dir, "",
+          "The folder that adapters are loaded from, by paths relative to it. "
+          "Empty: none can be loaded (with the demo model: its adapters)");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
+          "HOST:PORT to serve on; port 0 picks a free one");
+ABSL_FLAG(bool, allow_insecure, false,
+          "Serve on an address that other machines can reach, though there is "
+          "no encryption and no authentication");
+ABSL_FLAG(std::string, device, "auto",
+          "Where to compute: auto (a GPU if there is one), cpu or cuda:N");
+ABSL_FLAG(std::string, dtype, "auto",
+          "Of the resident weights: auto (float16 on a GPU, float32 on the "
+          "CPU), float32, bfloat16 or float16");
+ABSL_FLAG(std::string, restore, "backup",
+          "How a switch gets back to the base weights: backup (a pristine copy "
+          "of every adapted weight)");
+ABSL_FLAG(int, threads, 0, "CPU threads to compute with; 0: one per core");
+ABSL_FLAG(absl::Duration, exit_timeout, absl::Seconds(30),
+          "How long accepted requests may go on after SIGTERM or SIGINT; a "
+          "second signal ends the program at once");
+ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
+ABSL_FLAG(int, default_steps, 25,
+          "Denoising steps that clients are recommended");
+ABSL_FLAG(double, default_guidance_scale, 7.5,
+          "Guidance scale of requests that do not say");
+ABSL_FLAG(int, max_queued_requests, 256, "Requests that may wait");
+ABSL_FLAG(int, max_connections, 0,
+          "Connections that may be open; 0: as many as there are descriptors");
+ABSL_FLAG(int, max_steps, 1000, "Denoising steps of an image");
+ABSL_FLAG(int, min_side, 64, "Pixels of an image's shorter side");
+ABSL_FLAG(int, max_side, 2048, "Pixels of an image's longer side");
+ABSL_FLAG(int, max_count, 16, "Images of a request");
+ABSL_FLAG(int, max_adapters, 16, "Adapters of a request");
+ABSL_FLAG(double, max_adapter_weight, 8.0, "Absolute weight of an adapter");
+ABSL_FLAG(double, max_guidance_scale, 100.0, "Guidance scale");
+ABSL_FLAG(int64_t, max_prompt_bytes, 16 << 10,
+          "Bytes of a prompt, and of a negative prompt");
+ABSL_FLAG(int64_t, max_message_bytes, 4 << 20, "Bytes of a request message");
+ABSL_FLAG(int64_t, max_adapter_file_bytes, int64_t{4} << 30,
+          "Bytes of an adapter's file");
+ABSL_FLAG(int64_t, max_adapter_header_bytes, 8 << 20,
+          "Bytes of an adapter file's header");
+
+namespace graft {
+namespace {
+
+constexpr char kUsage[] =
+    "graftd keeps one Stable Diffusion model resident and serves images over "
+    "gRPC,\nswitching LoRA and LoCon adapters in place for each request.\n\n"
+    "  graftd                                     the demo model\n"
+    "  graftd --model DIR --adapter_dir DIR       your own\n\n"
+    "Prints one line, \"listening on HOST:PORT\", when it serves; logs go to "
+    "stderr.\nThe client is `graft`. Stops on SIGTERM and SIGINT.";
+
+// Whether a flag is one of this file's, and not a library's.
+bool IsOurs(const absl::CommandLineFlag& flag) {
+  return absl::EndsWith(flag.Filename(), "server/main.cc");
+}
+
+// Abseil's own --help shows the flags of files that are called after the program
+// and exits with 1.
+void PrintHelp() {
+  std::cout << kUsage << "\n\nFlags:\n";
+  std::vector<const absl::CommandLineFlag*> flags;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (IsOurs(*flag)) flags.push_back(flag);
+  }
+  std::sort(flags.begin(), flags.end(),
+            [](const auto* a, const auto* b) { return a->Name() < b->Name(); });
+  for (const absl::CommandLineFlag* flag : flags) {
+    const std::string value = flag->DefaultValue();
+    std::cout << "  --" << flag->Name() << "\n      " << flag->Help()
+              << ".\n      Default: " << (value.empty() ? "empty" : value)
+              << "\n";
+  }
+  std::cout << "  --version\n      Print the version.\n";
+}
+
+// Answers --help and --version; true if there was one.
+bool HandledInformation(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--help" || argument == "-help" || argument == "-h") {
+      PrintHelp();
+      return true;
+    }
+    if (argument == "--version") {
+      std::cout << "graftd " << Version() << "\n";
+      return true;
+    }
+  }
+  return false;
+}
+
+// The folder with the demo's `model` and `adapters`: installed beside the
+// program, or in the source tree that it was built from.
+absl::StatusOr<std::string> FindDemo() {
+  const std::string candidates[] = {
+      absl::StrCat(ExecutableDirectory(), "/../share/graft/demo"),
+      GRAFT_DEMO_SOURCE_DIR};
+  for (const std::string& folder : candidates) {
+    std::error_code error;
+    const auto path = std::filesystem::weakly_canonical(folder, error);
+    if (!error && std::filesystem::is_directory(path / "model", error)) {
+      return path.string();
+    }
+  }
+  return InvalidField("model",
+                      "--model: no base model is given, and the demo model is "
+                      "not installed; give --model DIR");
+}
+
+absl::Status UseDemo(DaemonOptions& options) {
+  GRAFT_ASSIGN_OR_RETURN(const std::string demo, FindDemo());
+  options.engine.model_dir = demo + "/model";
+  if (options.adapter_dir.empty() &&
+      std::filesystem::is_directory(demo + "/adapters")) {
+    options.adapter_dir = demo + "/adapters";
+  }
+  GRAFT_LOG(kWarning, "no --model is given: serving the demo model",
+            {{"model", options.engine.model_dir},
+             {"adapter_dir", options.adapter_dir}});
+  return absl::OkStatus();
+}
+
+RequestLimits LimitsFromFlags() {
+  return {.max_steps = absl::GetFlag(FLAGS_max_steps),
+          .min_side = absl::GetFlag(FLAGS_min_side),
+          .max_side = absl::GetFlag(FLAGS_max_side),
+          .max_count = absl::GetFlag(FLAGS_max_count),
+          .max_adapters = absl::GetFlag(FLAGS_max_adapters),
+          .max_adapter_weight = absl::GetFlag(FLAGS_max_adapter_weight),
+          .max_guidance_scale = absl::GetFlag(FLAGS_max_guidance_scale),
+          .max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes),
+          .max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes),
+          .max_adapter_file_bytes = absl::GetFlag(FLAGS_max_adapter_file_bytes),
+          .max_adapter_header_bytes =
+              absl::GetFlag(FLAGS_max_adapter_header_bytes),
+          .max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests)};
+}
+
+absl::StatusOr<DaemonOptions> OptionsFromFlags() {
+  DaemonOptions options;
+  options.engine.model_dir = absl::GetFlag(FLAGS_model);
+  options.engine.device = absl::GetFlag(FLAGS_device);
+  options.engine.threads = absl::GetFlag(FLAGS_threads);
+  GRAFT_ASSIGN_OR_RETURN(options.engine.dtype,
+                         ParseComputeDtype(absl::GetFlag(FLAGS_dtype)));
+  GRAFT_ASSIGN_OR_RETURN(options.engine.restore,
+                         ParseRestoreMode(absl::GetFlag(FLAGS_restore)));
+  options.limits = LimitsFromFlags();
+  options.transport.listen = absl::GetFlag(FLAGS_listen);
+  options.transport.max_connections = absl::GetFlag(FLAGS_max_connections);
+  options.transport.max_message_bytes = options.limits.max_message_bytes;
+  options.adapter_dir = absl::GetFlag(FLAGS_adapter_dir);
+  options.allow_insecure = absl::GetFlag(FLAGS_allow_insecure);
+  options.default_steps = absl::GetFlag(FLAGS_default_steps);
+  options.default_guidance_scale = absl::GetFlag(FLAGS_default_guidance_scale);
+  options.exit_timeout = absl::GetFlag(FLAGS_exit_timeout);
+  if (options.engine.model_dir.empty()) {
+    GRAFT_RETURN_IF_ERROR(UseDemo(options));
+  }
+  GRAFT_RETURN_IF_ERROR(ValidateDaemonOptions(options));
+  return options;
+}
+
+// Serves until a signal comes.
+absl::Status Serve(const DaemonOptions& options) {
+  GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Daemon> daemon,
+                         Daemon::Start(options, CreateTorchEngine));
+  const SignalThread signals([raw = daemon.get(), seen = 0](int) mutable {
+    if (++seen > 1) std::_Exit(EXIT_FAILURE);
+    GRAFT_LOG(kInfo, "stopping; a second signal ends the program at once");
+    raw->RequestStop();
+  });
+  const absl::Status serving = daemon->WaitUntilServing();
+  if (serving.ok()) {
+    std::cout << "listening on " << daemon->address() << std::endl;
+    daemon->WaitForStop();
+  } else if (GetErrorReason(serving) != ErrorReason::kDraining) {
+    return serving;
+  }
+  daemon.reset();  // drains; the second signal is still heard
+  return absl::OkStatus();
+}
+
+absl::Status Run(const std::vector<char*>& positional) {
+  if (positional.size() > 1) {
+    return InvalidField("", absl::StrCat("unexpected argument \"",
+                                         EscapeUntrusted(positional[1]),
+                                         "\"; graftd takes flags only"));
+  }
+  GRAFT_ASSIGN_OR_RETURN(const LogLevel level,
+                         ParseLogLevel(absl::GetFlag(FLAGS_log_level)));
+  SetLogLevel(level);
+  GRAFT_ASSIGN_OR_RETURN(const DaemonOptions options, OptionsFromFlags());
+  GRAFT_LOG(kInfo, "graftd starts",
+            {{"version", std::string(Version())},
+             {"model", options.engine.model_dir},
+             {"adapter_dir", options.adapter_dir},
+             {"descriptors", absl::StrCat(RaiseDescriptorLimit())}});
+  return Serve(options);
+}
+
+}  // namespace
+}  // namespace graft
+
+int main(int argc, char** argv) {
+  graft::ReexecWithPassiveOpenMp(argv);
+  graft::SignalThread::BlockSignals();
+  if (graft::HandledInformation(argc, argv)) return EXIT_SUCCESS;
+  absl::SetProgramUsageMessage(graft::kUsage);
+  const absl::Status status = graft::Run(absl::ParseCommandLine(argc, argv));
+  if (status.ok()) return EXIT_SUCCESS;
+  std::cerr << "graftd: " << status.message() << std::endl;
+  return EXIT_FAILURE;
+}

@@ -1,0 +1,157 @@
+#include "server/rpc/adapter_service.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+#include "server/rpc/proto_conversions.h"
+#include "server/rpc/request_validation.h"
+#include "server/rpc/unary_call.h"
+
+namespace graft {
+namespace {
+
+constexpr uint32_t kDefaultPageSize = 100;
+constexpr uint32_t kMaxPageSize = 1000;
+
+// Reads the file and fills in the response. Blocks.
+absl::Status Load(const Backend& backend, const v1::LoadAdapterRequest& request,
+                  v1::LoadAdapterResponse& response) {
+  GRAFT_ASSIGN_OR_RETURN(const AdapterStore::LoadResult result,
+                         backend.adapters->Load(FromProto(request)));
+  *response.mutable_adapter() =
+      ToProto(result.adapter, backend.engine->info().family);
+  response.set_already_loaded(result.already_loaded);
+  return absl::OkStatus();
+}
+
+// Takes the adapter out of the store, then, when no request uses it any more,
+// out of the weights; only then is its memory free and the answer due.
+void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
+            v1::UnloadAdapterResponse& response, UnaryDone done) {
+  const auto on_freed = [&response, done](absl::StatusOr<int64_t> freed) {
+    if (freed.ok()) response.set_freed_bytes(*freed);
+    done(freed.status());
+  };
+  const bool allow_missing = request.allow_missing();
+  backend.adapters->Unload(
+      request.name(), /*wait=*/!request.only_if_unused(),
+      [&backend, &response, allow_missing, done = std::move(done),
+       on_freed](absl::StatusOr<PreparedAdapterPtr> adapter) {
+        if (!adapter.ok()) {
+          const bool missing = GetErrorReason(adapter.status()) ==
+                               ErrorReason::kAdapterNotFound;
+          done(missing && allow_missing ? absl::OkStatus() : adapter.status());
+          return;
+        }
+        response.set_sha256((*adapter)->sha256());
+        backend.scheduler->ReleaseAdapter(*std::move(adapter), on_freed);
+      });
+}
+
+// The page after the adapter whose name the token holds.
+absl::Status List(const Backend& backend, const v1::ListAdaptersRequest& request,
+                  v1::ListAdaptersResponse& response) {
+  std::string after;
+  if (!absl::WebSafeBase64Unescape(request.page_token(), &after) ||
+      (!after.empty() && !ValidateAdapterName(after, "page_token").ok())) {
+    return InvalidField("page_token",
+                        "page_token is none that ListAdapters returned");
+  }
+  const size_t page_size =
+      request.page_size() == 0 ? kDefaultPageSize
+                               : std::min(request.page_size(), kMaxPageSize);
+  const std::vector<AdapterInfo> all = backend.adapters->List();
+  auto next = std::find_if(
+      all.begin(), all.end(),
+      [&after](const AdapterInfo& info) { return info.name > after; });
+  const BaseFamily family = backend.engine->info().family;
+  for (; next != all.end() &&
+         static_cast<size_t>(response.adapters_size()) < page_size;
+       ++next) {
+    v1::Adapter& adapter = *response.add_adapters();
+    adapter = ToProto(*next, family);
+    adapter.clear_metadata();  // it can be long; GetAdapter has it
+  }
+  if (next != all.end()) {
+    response.set_next_page_token(
+        absl::WebSafeBase64Escape(std::prev(next)->name));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdapterServiceImpl::LoadAdapter(
+    grpc::CallbackServerContext* context, const v1::LoadAdapterRequest* request,
+    v1::LoadAdapterResponse* response) {
+  return StartUnaryCall(
+      environment_, context, "LoadAdapter", request->request_id(),
+      [this, context, request, response](const Backend& backend,
+                                         UnaryDone done) {
+        if (pending_loads_.fetch_add(1) >= kMaxPendingLoads) {
+          pending_loads_.fetch_sub(1);
+          done(WithRetryDelay(
+              Error(ErrorReason::kQueueFull,
+                    absl::StrCat(kMaxPendingLoads,
+                                 " adapters wait to be loaded; try again "
+                                 "later")),
+              absl::Seconds(1)));
+          return;
+        }
+        backend.loader->Run([this, context, request, response, &backend,
+                             done = std::move(done)] {
+          pending_loads_.fetch_sub(1);
+          done(context->IsCancelled()
+                   ? Error(ErrorReason::kClientCancelled,
+                           "the client went away before the load began")
+                   : Load(backend, *request, *response));
+        });
+      });
+}
+
+grpc::ServerUnaryReactor* AdapterServiceImpl::UnloadAdapter(
+    grpc::CallbackServerContext* context,
+    const v1::UnloadAdapterRequest* request,
+    v1::UnloadAdapterResponse* response) {
+  return StartUnaryCall(
+      environment_, context, "UnloadAdapter", request->request_id(),
+      [request, response](const Backend& backend, UnaryDone done) {
+        Unload(backend, *request, *response, std::move(done));
+      });
+}
+
+grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
+    grpc::CallbackServerContext* context, const v1::GetAdapterRequest* request,
+    v1::Adapter* response) {
+  return StartUnaryCall(
+      environment_, context, "GetAdapter", /*request_id=*/"",
+      [request, response](const Backend& backend, const UnaryDone& done) {
+        const absl::StatusOr<AdapterInfo> info =
+            backend.adapters->Get(request->name());
+        if (info.ok()) {
+          *response = ToProto(*info, backend.engine->info().family);
+        }
+        done(info.status());
+      });
+}
+
+grpc::ServerUnaryReactor* AdapterServiceImpl::ListAdapters(
+    grpc::CallbackServerContext* context,
+    const v1::ListAdaptersRequest* request,
+    v1::ListAdaptersResponse* response) {
+  return StartUnaryCall(
+      environment_, context, "ListAdapters", /*request_id=*/"",
+      [request, response](const Backend& backend, const UnaryDone& done) {
+        done(List(backend, *request, *response));
+      });
+}
+
+}  // namespace graft

@@ -1,0 +1,176 @@
+#include "server/rpc/generate_reactor.h"
+
+#include <grpc/support/time.h>
+
+#include <string>
+#include <utility>
+
+#include "server/common/error.h"
+
+namespace graft {
+
+// Passes the scheduler's reports on. Holds the reactor, which gRPC may be done
+// with while the scheduler still works.
+class GenerateReactor::Observer : public GenerationObserver {
+ public:
+  explicit Observer(std::shared_ptr<GenerateReactor> reactor)
+      : reactor_(std::move(reactor)) {}
+
+  void OnQueued(int position) override {
+    reactor_->Buffer([&](ReplyBuffer& buffer) { buffer.AddQueued(position); });
+  }
+  void OnStarted() override {
+    reactor_->Buffer([](ReplyBuffer& buffer) { buffer.AddStarted(); });
+  }
+  void OnProgress(int image_index, int step, int steps) override {
+    reactor_->Buffer([&](ReplyBuffer& buffer) {
+      buffer.AddProgress(image_index, step, steps);
+    });
+  }
+  void OnImage(int image_index, std::string png) override {
+    reactor_->Buffer([&](ReplyBuffer& buffer) {
+      buffer.AddImage(image_index, std::move(png));
+    });
+  }
+  void OnDone(const absl::Status& status,
+              const GenerationSummary& summary) override {
+    reactor_->End(status, summary);
+  }
+
+ private:
+  const std::shared_ptr<GenerateReactor> reactor_;
+};
+
+std::shared_ptr<GenerateReactor> GenerateReactor::Create(
+    const RpcEnvironment& environment, grpc::CallbackServerContext* context,
+    const v1::GenerateImageRequest& request) {
+  std::shared_ptr<GenerateReactor> reactor(
+      new GenerateReactor(environment, context, request));
+  reactor->self_ = reactor;
+  return reactor;
+}
+
+GenerateReactor::GenerateReactor(const RpcEnvironment& environment,
+                                 grpc::CallbackServerContext* context,
+                                 const v1::GenerateImageRequest& request)
+    : write_timeout_(environment.write_timeout),
+      context_(context),
+      call_(environment.hooks, environment.clock, *context, "GenerateImage",
+            request.request_id()) {}
+
+std::shared_ptr<GenerationObserver> GenerateReactor::MakeObserver(
+    uint64_t first_seed) {
+  {
+    absl::MutexLock lock(&mu_);
+    buffer_.emplace(call_.context().request_id, first_seed);
+  }
+  return std::make_shared<Observer>(self_);
+}
+
+void GenerateReactor::Fail(const absl::Status& status) { End(status, {}); }
+
+void GenerateReactor::End(const absl::Status& status,
+                          const GenerationSummary& summary) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (status.ok()) {
+      buffer_->AddFinished(summary);
+    } else if (buffer_.has_value()) {
+      buffer_->Clear();
+    }
+    ending_ = status;
+  }
+  Advance();
+}
+
+template <typename Change>
+void GenerateReactor::Buffer(const Change& change) {
+  {
+    absl::MutexLock lock(&mu_);
+    change(*buffer_);
+  }
+  Advance();
+}
+
+GenerateReactor::Next GenerateReactor::NextLocked() {
+  if (write_parts_ > 0 || finished_) return Next::kNothing;
+  if (!broken_ && buffer_.has_value()) {
+    if (auto message = buffer_->Next(); message.has_value()) {
+      message_ = *std::move(message);
+      write_parts_ = 2;
+      return Next::kWrite;
+    }
+  }
+  if (!ending_.has_value()) return Next::kNothing;
+  finished_ = true;
+  return Next::kFinish;
+}
+
+void GenerateReactor::Advance() {
+  Next next = Next::kNothing;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mu_);
+    next = NextLocked();
+    if (next == Next::kFinish) {
+      status = *ending_;
+      if (status.ok() && broken_) {
+        status = Error(ErrorReason::kClientCancelled,
+                       "the client went away before it had read everything");
+      }
+    }
+  }
+  switch (next) {
+    case Next::kNothing:
+      break;
+    case Next::kWrite:
+      StartWriteTimer();
+      StartWrite(&message_);
+      break;
+    case Next::kFinish:
+      Finish(call_.Finish(status));
+      break;
+  }
+}
+
+void GenerateReactor::StartWriteTimer() {
+  write_timer_ = std::make_unique<grpc::Alarm>();
+  write_timer_->Set(
+      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                   gpr_time_from_millis(
+                       absl::ToInt64Milliseconds(write_timeout_), GPR_TIMESPAN)),
+      [self = self_](bool expired) { self->OnWriteTimer(expired); });
+}
+
+void GenerateReactor::OnWriteTimer(bool expired) {
+  if (expired) {
+    cancel_flag_->store(true, std::memory_order_relaxed);
+    context_->TryCancel();  // ends the write
+  }
+  OnWritePartDone();
+}
+
+void GenerateReactor::OnWriteDone(bool ok) {
+  if (!ok) {
+    absl::MutexLock lock(&mu_);
+    broken_ = true;
+  }
+  write_timer_->Cancel();
+  OnWritePartDone();
+}
+
+void GenerateReactor::OnWritePartDone() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (--write_parts_ > 0) return;
+  }
+  Advance();
+}
+
+void GenerateReactor::OnCancel() {
+  cancel_flag_->store(true, std::memory_order_relaxed);
+}
+
+void GenerateReactor::OnDone() { self_.reset(); }
+
+}  // namespace graft

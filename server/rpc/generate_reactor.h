@@ -1,0 +1,107 @@
+#ifndef GRAFT_SERVER_RPC_GENERATE_REACTOR_H_
+#define GRAFT_SERVER_RPC_GENERATE_REACTOR_H_
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "graft/v1/generation.pb.h"
+#include "server/rpc/reply_buffer.h"
+#include "server/rpc/rpc_context.h"
+#include "server/rpc/rpc_environment.h"
+#include "server/scheduling/generation_observer.h"
+#include "server/scheduling/generation_task.h"
+
+namespace graft {
+
+// The server's end of one GenerateImage stream. Results come in through
+// observer() from the scheduler's threads and leave one write at a time; the
+// stream is finished once, after the last write or at once with an error. A
+// client that goes away, or does not read for write_timeout, sets
+// cancel_flag(), and the stream ends when the scheduler has noticed.
+//
+// NextLocked() alone decides what happens next, under the lock; Advance() acts
+// on it after the lock is released.
+//
+// Order of calls: Create, then either Fail, or set_seed and the observer's
+// calls. Thread-safe. Kept alive by gRPC until OnDone, and by the observer.
+class GenerateReactor
+    : public grpc::ServerWriteReactor<v1::GenerateImageResponse> {
+ public:
+  // `environment` and `context` outlive the stream.
+  static std::shared_ptr<GenerateReactor> Create(
+      const RpcEnvironment& environment, grpc::CallbackServerContext* context,
+      const v1::GenerateImageRequest& request);
+
+  RpcCall& call() { return call_; }
+  const CancelFlag& cancel_flag() const { return cancel_flag_; }
+
+  // Where the scheduler reports. `first_seed` is image 0's.
+  // REQUIRES: called at most once, before the task is submitted.
+  std::shared_ptr<GenerationObserver> MakeObserver(uint64_t first_seed);
+
+  // Ends the stream with an error, before any result.
+  void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // gRPC calls these.
+  void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mu_);
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  class Observer;
+  enum class Next { kNothing, kWrite, kFinish };
+
+  GenerateReactor(const RpcEnvironment& environment,
+                  grpc::CallbackServerContext* context,
+                  const v1::GenerateImageRequest& request);
+
+  // The only chooser.
+  Next NextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Advance() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Changes the buffer, then writes if that is possible.
+  template <typename Change>
+  void Buffer(const Change& change) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The scheduler is done with the request.
+  void End(const absl::Status& status, const GenerationSummary& summary)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Starts the clock for the write that begins now.
+  void StartWriteTimer();
+  void OnWriteTimer(bool expired);
+
+  // One of the two things that each write waits for is over.
+  void OnWritePartDone() ABSL_LOCKS_EXCLUDED(mu_);
+
+  const absl::Duration write_timeout_;
+  grpc::CallbackServerContext* const context_;
+  RpcCall call_;
+  const CancelFlag cancel_flag_ = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<GenerateReactor> self_;  // until OnDone
+
+  // Of the write in flight: nobody else touches them meanwhile.
+  v1::GenerateImageResponse message_;
+  std::unique_ptr<grpc::Alarm> write_timer_;
+
+  absl::Mutex mu_;
+  std::optional<ReplyBuffer> buffer_ ABSL_GUARDED_BY(mu_);
+  // A write is over when both gRPC and its timer have reported: so no timer can
+  // fire after Finish, when the context may be gone.
+  int write_parts_ ABSL_GUARDED_BY(mu_) = 0;
+  bool broken_ ABSL_GUARDED_BY(mu_) = false;  // a write failed: no more writes
+  std::optional<absl::Status> ending_ ABSL_GUARDED_BY(mu_);
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_RPC_GENERATE_REACTOR_H_

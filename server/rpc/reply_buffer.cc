@@ -1,0 +1,65 @@
+#include "server/rpc/reply_buffer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/rpc/proto_conversions.h"
+
+namespace graft {
+
+void ReplyBuffer::AddQueued(int position) {
+  AddMessage().mutable_queued()->set_position(static_cast<uint32_t>(position));
+}
+
+void ReplyBuffer::AddStarted() { AddMessage().mutable_started(); }
+
+void ReplyBuffer::AddProgress(int image_index, int step, int steps) {
+  const bool replaces = !entries_.empty() && entries_.back().message.has_progress();
+  v1::Progress& progress = replaces
+                               ? *entries_.back().message.mutable_progress()
+                               : *AddMessage().mutable_progress();
+  progress.set_image_index(static_cast<uint32_t>(image_index));
+  progress.set_step(static_cast<uint32_t>(step));
+  progress.set_steps(static_cast<uint32_t>(steps));
+}
+
+void ReplyBuffer::AddImage(int image_index, std::string png) {
+  Entry entry;
+  entry.png = std::move(png);
+  entry.image_index = image_index;
+  entries_.push_back(std::move(entry));
+}
+
+void ReplyBuffer::AddFinished(const GenerationSummary& summary) {
+  *AddMessage().mutable_finished() = ToProto(summary);
+}
+
+std::optional<v1::GenerateImageResponse> ReplyBuffer::Next() {
+  if (entries_.empty()) return std::nullopt;
+  Entry& entry = entries_.front();
+  v1::GenerateImageResponse message =
+      entry.png.empty() ? std::move(entry.message) : NextChunk(entry);
+  if (entry.sent == entry.png.size()) entries_.pop_front();
+  message.set_request_id(request_id_);
+  return message;
+}
+
+v1::GenerateImageResponse& ReplyBuffer::AddMessage() {
+  entries_.emplace_back();
+  return entries_.back().message;
+}
+
+v1::GenerateImageResponse ReplyBuffer::NextChunk(Entry& entry) const {
+  const size_t size = std::min(kMaxChunkBytes, entry.png.size() - entry.sent);
+  v1::GenerateImageResponse message;
+  v1::ImageChunk& chunk = *message.mutable_image();
+  chunk.set_image_index(static_cast<uint32_t>(entry.image_index));
+  chunk.set_data(entry.png.data() + entry.sent, size);
+  entry.sent += size;
+  chunk.set_last(entry.sent == entry.png.size());
+  chunk.set_seed(first_seed_ + static_cast<uint64_t>(entry.image_index));
+  chunk.set_total_bytes(entry.png.size());
+  return message;
+}
+
+}  // namespace graft

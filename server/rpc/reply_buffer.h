@@ -1,0 +1,58 @@
+#ifndef GRAFT_SERVER_RPC_REPLY_BUFFER_H_
+#define GRAFT_SERVER_RPC_REPLY_BUFFER_H_
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "graft/v1/generation.pb.h"
+#include "server/scheduling/generation_observer.h"
+
+namespace graft {
+
+// What waits to be written to one client of GenerateImage, in the order in which
+// it is to be written. A slow client's backlog is bounded: a new progress
+// replaces an old one that was not yet taken, and images number at most
+// `count`. Thread-compatible: the reactor's mutex guards it.
+class ReplyBuffer {
+ public:
+  // Bytes of image data in one message.
+  static constexpr size_t kMaxChunkBytes = size_t{1} << 20;
+
+  // `first_seed` is image 0's.
+  ReplyBuffer(std::string request_id, uint64_t first_seed)
+      : request_id_(std::move(request_id)), first_seed_(first_seed) {}
+
+  void AddQueued(int position);
+  void AddStarted();
+  void AddProgress(int image_index, int step, int steps);
+  void AddImage(int image_index, std::string png);
+  void AddFinished(const GenerationSummary& summary);
+
+  // Drops everything: the stream ends with an error.
+  void Clear() { entries_.clear(); }
+
+  // Takes the next message; nullopt when nothing waits.
+  std::optional<v1::GenerateImageResponse> Next();
+
+ private:
+  // Either a whole message, or the rest of an image.
+  struct Entry {
+    v1::GenerateImageResponse message;
+    std::string png;  // empty: `message` is the event
+    size_t sent = 0;  // bytes of png
+    int image_index = 0;
+  };
+
+  v1::GenerateImageResponse& AddMessage();
+  v1::GenerateImageResponse NextChunk(Entry& entry) const;
+
+  const std::string request_id_;
+  const uint64_t first_seed_;
+  std::deque<Entry> entries_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_RPC_REPLY_BUFFER_H_

@@ -1,0 +1,23 @@
+#ifndef GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
+#define GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
+
+#include "absl/time/time.h"
+#include "server/common/clock.h"
+#include "server/rpc/rpc_context.h"
+#include "server/rpc/serving_state.h"
+
+namespace graft {
+
+// What every service needs. All set; all outlive the server.
+struct RpcEnvironment {
+  const RpcHooks* hooks = nullptr;
+  const Clock* clock = nullptr;
+  const ServingState* state = nullptr;
+  // A client that does not take one message in this time is cut off: a stopped
+  // reader would else hold its images for ever.
+  absl::Duration write_timeout = absl::Seconds(30);
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_

@@ -1,0 +1,32 @@
+#include "server/rpc/serving_state.h"
+
+#include "server/common/error.h"
+
+namespace graft {
+
+void ServingState::SetServing(const Backend* backend) {
+  absl::MutexLock lock(&mu_);
+  backend_ = backend;
+}
+
+void ServingState::SetDraining() {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+}
+
+absl::StatusOr<const Backend*> ServingState::Get() const {
+  absl::MutexLock lock(&mu_);
+  if (draining_) {
+    return WithRetryDelay(
+        Error(ErrorReason::kDraining, "the server is shutting down"),
+        retry_delay_);
+  }
+  if (backend_ == nullptr) {
+    return WithRetryDelay(
+        Error(ErrorReason::kStarting, "the base model is still loading"),
+        retry_delay_);
+  }
+  return backend_;
+}
+
+}  // namespace graft

@@ -1,0 +1,103 @@
+#ifndef GRAFT_SERVER_SCHEDULING_REQUEST_REPLIES_H_
+#define GRAFT_SERVER_SCHEDULING_REQUEST_REPLIES_H_
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "server/common/clock.h"
+#include "server/common/executor.h"
+#include "server/image/image.h"
+#include "server/image/png_encoder.h"
+#include "server/scheduling/generation_observer.h"
+#include "server/scheduling/generation_task.h"
+
+namespace graft {
+
+// Owns one accepted task and carries its results to its observer: one call at a
+// time, images in order, OnDone last. Images are encoded on an executor, so the
+// device goes on with the next one meanwhile.
+//
+// Order of calls: Open() once; then, from one thread at a time, Started(),
+// Progress() and Image() as often as needed, and Done() once. Open() may come
+// late: what was reported before it waits for it. Thread-safe.
+class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
+ public:
+  // `on_done` is called after the observer's OnDone, with the task (and the
+  // adapters that it pins) released. `encoder` and `clock` outlive this object.
+  RequestReplies(std::unique_ptr<GenerationTask> task, Executor* encoder,
+                 const Clock* clock, std::function<void()> on_done);
+
+  // The task. REQUIRES: Done() was not called.
+  const GenerationTask& task() const { return *task_; }
+
+  // Reports the place in the queue and lets everything else follow.
+  void Open(int position);
+
+  void Started();
+  void Progress(int image_index, int step, int steps);
+
+  // Encodes `image` with `text` and reports the file.
+  void Image(int image_index, graft::Image image, PngText text);
+
+  // Ends the request. When `status` is OK, the images handed over so far are
+  // encoded and reported first, and an encoder's error replaces it; else those
+  // still waiting for the encoder are dropped.
+  void Done(absl::Status status, GenerationSummary summary);
+
+ private:
+  using Event = std::function<void(GenerationObserver&)>;
+  struct EncodeJob {
+    int image_index = 0;
+    graft::Image image;
+    PngText text;
+  };
+  struct Ending {
+    absl::Status status;
+    GenerationSummary summary;
+  };
+
+  // Appends `event`, and delivers unless somebody is at it.
+  void Post(Event event) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Calls the observer until no event is left. REQUIRES: this thread set
+  // delivering_.
+  void Deliver() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Encodes the first waiting image, then sees to the rest. Executor thread.
+  void EncodeNext() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Goes on with the next image, or with the end of the request.
+  void AfterEncode() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Has the executor call EncodeNext.
+  void ScheduleEncode();
+
+  // Posts the final event.
+  void PostEnding() ABSL_LOCKS_EXCLUDED(mu_);
+
+  Executor* const encoder_;
+  const Clock* const clock_;
+
+  absl::Mutex mu_;
+  std::deque<Event> events_ ABSL_GUARDED_BY(mu_);
+  // Somebody is calling the observer; true until Open() so that events wait.
+  bool delivering_ ABSL_GUARDED_BY(mu_) = true;
+  std::deque<EncodeJob> encode_jobs_ ABSL_GUARDED_BY(mu_);
+  bool encoding_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status encode_status_ ABSL_GUARDED_BY(mu_);
+  absl::Duration encode_time_ ABSL_GUARDED_BY(mu_);
+  std::optional<Ending> ending_ ABSL_GUARDED_BY(mu_);
+
+  // Written by the final event alone; read before Done() only.
+  std::unique_ptr<GenerationTask> task_;
+  std::function<void()> on_done_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_SCHEDULING_REQUEST_REPLIES_H_

@@ -1,0 +1,106 @@
+#include "server/adapters/adapter_config.h"
+
+#include <optional>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/common/error.h"
+#include "tests/testing/status_matchers.h"
+
+namespace graft {
+namespace {
+
+constexpr char kUnet[] = "unet.down_blocks.0.attentions.0.proj_in";
+constexpr char kText[] =
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj";
+
+absl::StatusOr<AdapterConfig> Parse(const std::string& json) {
+  return AdapterConfig::Parse({{"lora_adapter_metadata", json}});
+}
+
+std::optional<double> Scale(const std::string& json, const char* module,
+                            int rank) {
+  return Parse(json).value().Scale(module, rank);
+}
+
+TEST(AdapterConfigTest, SaysNothingWhereThereIsNone) {
+  EXPECT_EQ(AdapterConfig::Parse({}).value().Scale(kUnet, 4), std::nullopt);
+  EXPECT_EQ(Scale("{}", kUnet, 4), std::nullopt);
+}
+
+TEST(AdapterConfigTest, AlphaIsTheComponents) {
+  const char json[] =
+      R"({"unet.lora_alpha": 8, "unet.r": 4, "text_encoder.lora_alpha": 2})";
+  EXPECT_EQ(Scale(json, kUnet, 4), 2.0);
+  EXPECT_EQ(Scale(json, kText, 4), 0.5);
+  EXPECT_EQ(Scale(R"({"unet.lora_alpha": 8})", kText, 4), std::nullopt);
+}
+
+TEST(AdapterConfigTest, ABareModelsFileHasNoComponents) {
+  EXPECT_EQ(Scale(R"({"lora_alpha": 8})", kUnet, 4), 2.0);
+}
+
+TEST(AdapterConfigTest, RankStabilisedDividesByTheRoot) {
+  EXPECT_EQ(
+      Scale(R"({"unet.lora_alpha": 8, "unet.use_rslora": true})", kUnet, 16),
+      2.0);
+}
+
+TEST(AdapterConfigTest, PatternsMatchTheEndOfAPathFromADotOn) {
+  const std::string pattern = R"({"unet.lora_alpha": 4, "unet.alpha_pattern":)";
+  EXPECT_EQ(Scale(pattern + R"({"proj_in": 8}})", kUnet, 4), 2.0);
+  EXPECT_EQ(Scale(pattern + R"({"attentions.0.proj_in": 8}})", kUnet, 4), 2.0);
+  EXPECT_EQ(Scale(pattern + R"({"down_.*": 8}})", kUnet, 4), 2.0);
+  EXPECT_EQ(Scale(pattern + R"({"roj_in": 8}})", kUnet, 4), 1.0);
+  EXPECT_EQ(Scale(pattern + R"({"attentions": 8}})", kUnet, 4), 1.0);
+}
+
+TEST(AdapterConfigTest, TheFirstPatternCountsInTheFilesOrder) {
+  EXPECT_EQ(Scale(R"({"unet.alpha_pattern": {"z|proj_in": 8, "proj_in": 4}})",
+                  kUnet, 4),
+            2.0);
+}
+
+TEST(AdapterConfigTest, TextPathsMatchWithAndWithoutTheTopLevel) {
+  const std::string head = R"({"text_encoder.alpha_pattern": )";
+  EXPECT_EQ(Scale(head + R"({"^text_model.encoder.layers.0.*": 8}})", kText, 4),
+            2.0);
+  EXPECT_EQ(Scale(head + R"({"encoder.layers.0.*": 8}})", kText, 4), 2.0);
+}
+
+TEST(AdapterConfigTest, AnAlphaOfZeroSaysNothing) {
+  EXPECT_EQ(Scale(R"({"unet.lora_alpha": 0})", kUnet, 4), std::nullopt);
+}
+
+TEST(AdapterConfigTest, WhatIsNotUnderstoodIsRefused) {
+  const std::string cases[] = {
+      "",
+      "[]",
+      "{",
+      "{\"a\": \"\xff\"}",
+      R"({"unet.lora_alpha": "8"})",
+      R"({"unet.lora_alpha": 1e999})",
+      R"({"unet.lora_alpha": null})",
+      R"({"unet.use_rslora": 1})",
+      R"({"unet.alpha_pattern": []})",
+      R"({"unet.alpha_pattern": {"(": 8}})",
+      R"({"unet.alpha_pattern": {"x": "8"}})",
+      R"({"unet.alpha_pattern": {"a{1000}{1000}": 8}})",
+      R"({"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}})",
+      std::string(100000, '['),
+  };
+  for (const std::string& json : cases) {
+    EXPECT_THAT(Parse(json), HasReason(ErrorReason::kAdapterCorrupt))
+        << json.substr(0, 80);
+  }
+}
+
+TEST(AdapterConfigTest, WhatIsOfNoUseHereIsIgnored) {
+  EXPECT_THAT(Parse(R"({"unet.r": "x", "unet.target_modules": ["to_q"],
+                        "unet.alpha_pattern": null})"),
+              IsOk());
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,402 @@
+#include "server/scheduling/request_scheduler.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/adapters/adapter_store.h"
+#include "server/common/error.h"
+#include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/fake_clock.h"
+#include "tests/testing/fake_engine.h"
+#include "tests/testing/recording_observer.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_dir.h"
+
+namespace graft {
+namespace {
+
+using Call = FakeEngine::Call;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::Pair;
+using testing::SizeIs;
+
+constexpr int kQueueLength = 2;
+
+// A request under test: what was submitted, and what came back.
+struct Submitted {
+  absl::Status accepted;
+  std::shared_ptr<RecordingObserver> observer =
+      std::make_shared<RecordingObserver>();
+  CancelFlag cancelled = std::make_shared<std::atomic<bool>>(false);
+};
+
+class RequestSchedulerTest : public testing::Test {
+ protected:
+  RequestSchedulerTest() : source_({.directory = directory_.path()}) {
+    store_ = *AdapterStore::Create(&source_, &engine_);
+    scheduler_ = std::make_unique<RequestScheduler>(
+        &engine_, &encoder_, &clock_,
+        RequestScheduler::Options{.max_queued_requests = kQueueLength});
+  }
+
+  // Loads an adapter with content of its own; its digest.
+  std::string Load(const std::string& name) {
+    directory_.Write(name + ".safetensors", TinyLoraFile(next_variant_++));
+    const auto result = store_->Load({.path = name + ".safetensors"});
+    EXPECT_THAT(result, IsOk());
+    return result->adapter.sha256;
+  }
+
+  std::unique_ptr<GenerationTask> Task(uint64_t seed = 1) {
+    auto task = std::make_unique<GenerationTask>();
+    task->params.prompt = "a star";
+    task->params.width = 16;
+    task->params.height = 8;
+    task->params.steps = 2;
+    task->params.seed = seed;
+    return task;
+  }
+
+  std::unique_ptr<GenerationTask> TaskWith(const std::string& adapter,
+                                           double weight = 1.0) {
+    std::unique_ptr<GenerationTask> task = Task();
+    task->adapters.push_back({*store_->Acquire(adapter), weight, weight});
+    return task;
+  }
+
+  Submitted Submit(std::unique_ptr<GenerationTask> task) {
+    Submitted submitted;
+    task->observer = submitted.observer;
+    task->cancelled = submitted.cancelled;
+    submitted.accepted = scheduler_->Submit(std::move(task));
+    return submitted;
+  }
+
+  // Submits a request and waits until it is inside `call` on the device.
+  Submitted SubmitAndBlockIn(Call call,
+                             std::unique_ptr<GenerationTask> task) {
+    engine_.Block(call);
+    Submitted submitted = Submit(std::move(task));
+    EXPECT_TRUE(engine_.WaitUntilBlocked(call));
+    return submitted;
+  }
+
+  TempDir directory_;
+  FakeEngine engine_;
+  AdapterSource source_;
+  std::unique_ptr<AdapterStore> store_;
+  FakeClock clock_;
+  ThreadPoolExecutor encoder_{2};
+  std::unique_ptr<RequestScheduler> scheduler_;
+  int next_variant_ = 0;
+};
+
+TEST_F(RequestSchedulerTest, ReportsTheWholeLifeOfARequest) {
+  const Submitted request = Submit(Task());
+  ASSERT_THAT(request.accepted, IsOk());
+  EXPECT_THAT(request.observer->Wait(), IsOk());
+  EXPECT_THAT(request.observer->events(),
+              ElementsAre("queued 0", "started", "progress 0 1/2",
+                          "progress 0 2/2", "image 0", "done"));
+  const GenerationSummary summary = request.observer->summary();
+  EXPECT_THAT(summary.seeds, ElementsAre(1));
+  EXPECT_EQ(summary.base_sha256, engine_.info().base_sha256);
+}
+
+TEST_F(RequestSchedulerTest, RunsRequestsInOrderOfArrival) {
+  const Submitted first = SubmitAndBlockIn(Call::kBegin, Task(1));
+  const Submitted second = Submit(Task(2));
+  const Submitted third = Submit(Task(3));
+  engine_.Unblock(Call::kBegin);
+  EXPECT_THAT(third.observer->Wait(), IsOk());
+  const std::vector<GenerationParams> begun = engine_.begun();
+  ASSERT_THAT(begun, SizeIs(3));
+  EXPECT_EQ(begun[0].seed, 1u);
+  EXPECT_EQ(begun[1].seed, 2u);
+  EXPECT_EQ(begun[2].seed, 3u);
+  EXPECT_EQ(second.observer->events().front(), "queued 1");
+  EXPECT_EQ(third.observer->events().front(), "queued 2");
+}
+
+TEST_F(RequestSchedulerTest, EachRequestRunsWithItsOwnAdaptersOnly) {
+  const std::string sha256 = Load("ink");
+  const Submitted with = Submit(TaskWith("ink", 0.5));
+  const Submitted without = Submit(Task());
+  EXPECT_THAT(with.observer->Wait(), IsOk());
+  EXPECT_THAT(without.observer->Wait(), IsOk());
+  EXPECT_THAT(engine_.switches(),
+              ElementsAre(FakeSet{{sha256, 0.5, 0.5}}, FakeSet{}));
+  const GenerationSummary summary = with.observer->summary();
+  ASSERT_THAT(summary.adapters, SizeIs(1));
+  EXPECT_EQ(summary.adapters[0].name, "ink");
+  EXPECT_EQ(summary.adapters[0].sha256, sha256);
+  EXPECT_EQ(summary.adapters[0].weight, 0.5);
+  EXPECT_THAT(without.observer->summary().adapters, IsEmpty());
+}
+
+TEST_F(RequestSchedulerTest, EachOfSeveralImagesEqualsTheSingleRequests) {
+  std::unique_ptr<GenerationTask> three = Task(5);
+  three->count = 3;
+  const Submitted batch = Submit(std::move(three));
+  EXPECT_THAT(batch.observer->Wait(), IsOk());
+  EXPECT_THAT(batch.observer->summary().seeds, ElementsAre(5, 6, 7));
+  for (int i = 0; i < 3; ++i) {
+    const Submitted single = Submit(Task(5 + static_cast<uint64_t>(i)));
+    EXPECT_THAT(single.observer->Wait(), IsOk());
+    EXPECT_EQ(batch.observer->images().at(i), single.observer->images().at(0))
+        << "image " << i;
+  }
+}
+
+TEST_F(RequestSchedulerTest, SeedsWrapAround) {
+  std::unique_ptr<GenerationTask> task = Task(~uint64_t{0});
+  task->count = 2;
+  const Submitted request = Submit(std::move(task));
+  EXPECT_THAT(request.observer->Wait(), IsOk());
+  EXPECT_THAT(request.observer->summary().seeds, ElementsAre(~uint64_t{0}, 0));
+}
+
+TEST_F(RequestSchedulerTest, RefusesWhenTheQueueIsFull) {
+  const Submitted running = SubmitAndBlockIn(Call::kBegin, Task());
+  for (int i = 0; i < kQueueLength; ++i) {
+    EXPECT_THAT(Submit(Task()).accepted, IsOk());
+  }
+  const Submitted refused = Submit(Task());
+  EXPECT_THAT(refused.accepted, HasReason(ErrorReason::kQueueFull));
+  EXPECT_TRUE(GetRetryDelay(refused.accepted).has_value());
+  EXPECT_THAT(refused.observer->events(), IsEmpty());
+  engine_.Unblock(Call::kBegin);
+}
+
+TEST_F(RequestSchedulerTest, DeadRequestsMakeRoomInAFullQueue) {
+  const Submitted running = SubmitAndBlockIn(Call::kBegin, Task());
+  const Submitted dead = Submit(Task());
+  EXPECT_THAT(Submit(Task()).accepted, IsOk());
+  dead.cancelled->store(true);
+  EXPECT_THAT(Submit(Task()).accepted, IsOk());
+  EXPECT_THAT(dead.observer->Wait(), HasReason(ErrorReason::kClientCancelled));
+  engine_.Unblock(Call::kBegin);
+}
+
+TEST_F(RequestSchedulerTest, RefusesADeadlineThatHasPassed) {
+  std::unique_ptr<GenerationTask> task = Task();
+  task->deadline = clock_.Now();
+  EXPECT_THAT(Submit(std::move(task)).accepted,
+              HasReason(ErrorReason::kDeadlineInQueue));
+  EXPECT_EQ(engine_.calls(Call::kBegin), 0);
+}
+
+TEST_F(RequestSchedulerTest, DeadlineInQueueIsToldAtTheNextStepOfAnother) {
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task());
+  std::unique_ptr<GenerationTask> task = Task();
+  task->deadline = clock_.Now() + absl::Seconds(5);
+  const Submitted waiting = Submit(std::move(task));
+  clock_.Advance(absl::Seconds(5));
+  engine_.LetOneThrough(Call::kStep);
+  EXPECT_THAT(waiting.observer->Wait(),
+              HasReason(ErrorReason::kDeadlineInQueue));
+  EXPECT_FALSE(running.observer->done());
+  EXPECT_EQ(waiting.observer->summary().timings.queue, absl::Seconds(5));
+  engine_.Unblock(Call::kStep);
+}
+
+TEST_F(RequestSchedulerTest, DeadlineWhileRunningTellsTheStepsDone) {
+  std::unique_ptr<GenerationTask> task = Task();
+  task->deadline = clock_.Now() + absl::Seconds(5);
+  const Submitted request = SubmitAndBlockIn(Call::kStep, std::move(task));
+  clock_.Advance(absl::Seconds(5));
+  engine_.LetOneThrough(Call::kStep);
+  const absl::Status status = request.observer->Wait();
+  EXPECT_THAT(status, HasReason(ErrorReason::kDeadlineRunning));
+  EXPECT_THAT(GetErrorMetadata(status), Contains(Pair("steps_done", "1")));
+  EXPECT_EQ(engine_.calls(Call::kStep), 1);
+  engine_.Unblock(Call::kStep);
+}
+
+// Every stage looks first: whatever the client leaves during, the next stage is
+// not begun.
+TEST_F(RequestSchedulerTest, CancelledRequestStopsBeforeTheNextStage) {
+  const struct {
+    Call during;
+    Call next;
+  } kStages[] = {{Call::kSwitch, Call::kBegin},
+                 {Call::kBegin, Call::kStep},
+                 {Call::kStep, Call::kFinish}};
+  for (const auto& [during, next] : kStages) {
+    const int calls_before = engine_.calls(next);
+    const Submitted request = SubmitAndBlockIn(during, Task());
+    request.cancelled->store(true);
+    engine_.Unblock(during);
+    EXPECT_THAT(request.observer->Wait(),
+                HasReason(ErrorReason::kClientCancelled));
+    EXPECT_EQ(engine_.calls(next), calls_before);
+    EXPECT_THAT(request.observer->images(), IsEmpty());
+  }
+  EXPECT_EQ(engine_.live_generations(), 0);
+}
+
+TEST_F(RequestSchedulerTest, AnErrorEndsItsOwnRequestOnly) {
+  engine_.FailStep(1, Error(ErrorReason::kNonFiniteLatents, "step 1"));
+  EXPECT_THAT(Submit(Task()).observer->Wait(),
+              HasReason(ErrorReason::kNonFiniteLatents));
+  engine_.FailStep(1, absl::OkStatus());
+  EXPECT_THAT(Submit(Task()).observer->Wait(), IsOk());
+}
+
+TEST_F(RequestSchedulerTest, FailedSwitchLeavesTheFormerSetKnown) {
+  Load("ink");
+  Load("night");
+  EXPECT_THAT(Submit(TaskWith("ink")).observer->Wait(), IsOk());
+  engine_.Fail(Call::kSwitch, Error(ErrorReason::kAdapterNonFinite, "inf"));
+  EXPECT_THAT(Submit(TaskWith("night")).observer->Wait(),
+              HasReason(ErrorReason::kAdapterNonFinite));
+  const std::vector<AppliedAdapter> resident = scheduler_->resident();
+  ASSERT_THAT(resident, SizeIs(1));
+  EXPECT_EQ(resident[0].name, "ink");
+  engine_.Fail(Call::kSwitch, absl::OkStatus());
+}
+
+TEST_F(RequestSchedulerTest, TimesTheStages) {
+  std::unique_ptr<GenerationTask> task = Task();
+  task->params.steps = 1;
+  engine_.Block(Call::kStep);
+  engine_.Block(Call::kFinish);
+  const Submitted request =
+      SubmitAndBlockIn(Call::kBegin, std::move(task));
+  clock_.Advance(absl::Milliseconds(3));
+  engine_.Unblock(Call::kBegin);
+  ASSERT_TRUE(engine_.WaitUntilBlocked(Call::kStep));
+  clock_.Advance(absl::Milliseconds(50));
+  engine_.Unblock(Call::kStep);
+  ASSERT_TRUE(engine_.WaitUntilBlocked(Call::kFinish));
+  clock_.Advance(absl::Milliseconds(7));
+  engine_.Unblock(Call::kFinish);
+  EXPECT_THAT(request.observer->Wait(), IsOk());
+  const GenerationTimings timings = request.observer->summary().timings;
+  EXPECT_EQ(timings.queue, absl::ZeroDuration());
+  EXPECT_EQ(timings.adapter_switch, absl::ZeroDuration());
+  EXPECT_EQ(timings.text_encode, absl::Milliseconds(3));
+  EXPECT_EQ(timings.denoise, absl::Milliseconds(50));
+  EXPECT_EQ(timings.vae_decode, absl::Milliseconds(7));
+}
+
+TEST_F(RequestSchedulerTest, SwitchTimeIsTheEngines) {
+  Load("ink");
+  const Submitted first = Submit(TaskWith("ink"));
+  const Submitted again = Submit(TaskWith("ink"));
+  EXPECT_THAT(first.observer->Wait(), IsOk());
+  EXPECT_THAT(again.observer->Wait(), IsOk());
+  EXPECT_EQ(first.observer->summary().timings.adapter_switch,
+            absl::Milliseconds(1));
+  EXPECT_EQ(again.observer->summary().timings.adapter_switch,
+            absl::ZeroDuration());
+}
+
+TEST_F(RequestSchedulerTest, JobsRunBetweenRequestsAndBeforeQueuedOnes) {
+  const Submitted running = SubmitAndBlockIn(Call::kBegin, Task());
+  const Submitted queued = Submit(Task());
+  absl::Notification ran;
+  int begun = -1;
+  scheduler_->RunOnOwnerThread([&](Engine&) {
+    begun = engine_.calls(Call::kBegin);
+    ran.Notify();
+  });
+  engine_.Unblock(Call::kBegin);
+  ran.WaitForNotification();
+  EXPECT_EQ(begun, 1);
+  EXPECT_THAT(queued.observer->Wait(), IsOk());
+}
+
+// What UnloadAdapter promises: when it answers, the memory is free.
+TEST_F(RequestSchedulerTest, ReleasedAdapterIsFreeEvenIfItWasMerged) {
+  const std::string sha256 = Load("ink");
+  EXPECT_THAT(Submit(TaskWith("ink")).observer->Wait(), IsOk());
+  EXPECT_EQ(engine_.resident(), (FakeSet{{sha256, 1.0, 1.0}}));
+
+  absl::Notification released;
+  absl::StatusOr<int64_t> freed;
+  int live = -1;
+  store_->Unload("ink", /*wait=*/true,
+                 [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
+                   ASSERT_THAT(adapter, IsOk());
+                   scheduler_->ReleaseAdapter(
+                       *std::move(adapter), [&](absl::StatusOr<int64_t> bytes) {
+                         freed = bytes;
+                         live = engine_.live_prepared();
+                         released.Notify();
+                       });
+                 });
+  released.WaitForNotification();
+  EXPECT_EQ(engine_.resident(), FakeSet{});
+  EXPECT_THAT(scheduler_->resident(), IsEmpty());
+  EXPECT_THAT(freed, IsOkAndHolds(testing::Gt(0)));
+  EXPECT_EQ(live, 0);
+}
+
+TEST_F(RequestSchedulerTest, ReleasingAnAdapterLeavesOtherSetsMerged) {
+  Load("ink");
+  const std::string night = Load("night");
+  EXPECT_THAT(Submit(TaskWith("night")).observer->Wait(), IsOk());
+  absl::Notification released;
+  store_->Unload("ink", /*wait=*/true,
+                 [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
+                   scheduler_->ReleaseAdapter(
+                       *std::move(adapter),
+                       [&](absl::StatusOr<int64_t>) { released.Notify(); });
+                 });
+  released.WaitForNotification();
+  EXPECT_EQ(engine_.resident(), (FakeSet{{night, 1.0, 1.0}}));
+}
+
+TEST_F(RequestSchedulerTest, DrainRefusesNewRequestsAndFinishesAcceptedOnes) {
+  const Submitted running = SubmitAndBlockIn(Call::kBegin, Task());
+  const Submitted waiting = Submit(Task());
+  std::thread drain([this] { scheduler_->Drain(absl::InfiniteDuration()); });
+  Submitted refused;
+  do {
+    refused = Submit(Task());  // queued until Drain has begun
+    refused.cancelled->store(true);
+  } while (refused.accepted.code() != absl::StatusCode::kUnavailable ||
+           GetErrorReason(refused.accepted) != ErrorReason::kDraining);
+  EXPECT_TRUE(GetRetryDelay(refused.accepted).has_value());
+  engine_.Unblock(Call::kBegin);
+  drain.join();
+  EXPECT_TRUE(running.observer->done());
+  EXPECT_THAT(running.observer->Wait(), IsOk());
+  EXPECT_THAT(waiting.observer->Wait(), IsOk());
+}
+
+TEST_F(RequestSchedulerTest, DrainWithoutPatienceCancelsWhatIsLeft) {
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task());
+  const Submitted waiting = Submit(Task());
+  std::thread drain([this] { scheduler_->Drain(absl::ZeroDuration()); });
+  EXPECT_THAT(waiting.observer->Wait(),
+              HasReason(ErrorReason::kAdminCancelled));
+  engine_.Unblock(Call::kStep);
+  drain.join();
+  EXPECT_THAT(running.observer->Wait(),
+              HasReason(ErrorReason::kAdminCancelled));
+}
+
+TEST_F(RequestSchedulerTest, DestructionEndsEverything) {
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task());
+  const Submitted waiting = Submit(Task());
+  std::thread destroy([this] { scheduler_.reset(); });
+  EXPECT_THAT(waiting.observer->Wait(),
+              HasReason(ErrorReason::kAdminCancelled));
+  engine_.Unblock(Call::kStep);
+  destroy.join();
+  EXPECT_TRUE(running.observer->done());
+}
+
+}  // namespace
+}  // namespace graft
