@@ -43,7 +43,9 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
   std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(factory)));
   const RpcEnvironment environment{.hooks = &daemon->hooks_,
                                    .clock = &daemon->clock_,
-                                   .state = &daemon->state_};
+                                   .state = &daemon->state_,
+                                   .write_timeout =
+                                       options.transport.write_timeout};
   GRAFT_ASSIGN_OR_RETURN(daemon->server_,
                          GrpcServer::Start(options.transport, environment));
   GRAFT_LOG(kInfo, "port open", {{"address", daemon->address()}});

@@ -28,7 +28,9 @@ struct NumberRule {
 };
 
 absl::Status Wrong(absl::string_view flag, absl::string_view why) {
-  return InvalidField(flag, absl::StrCat("--", flag, ": ", why));
+  return Error(ErrorReason::kInvalidField,
+               absl::StrCat("--", flag, ": ", why),
+               {{"field", std::string(flag)}});
 }
 
 absl::Status CheckNumbers(const DaemonOptions& options) {
@@ -38,26 +40,26 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
     return static_cast<double>(bytes);
   };
   const NumberRule rules[] = {
-      {"threads", options.engine.threads, 0, 4096},
-      {"max_connections", options.transport.max_connections, 0, 1e6},
-      {"max_steps", limits.max_steps, 1, 1e6},
-      {"min_side", limits.min_side, kSideMultiple, 1 << 15},
-      {"max_side", limits.max_side, kSideMultiple, 1 << 15},
-      {"max_count", limits.max_count, 1, 1024},
-      {"max_adapters", limits.max_adapters, 0, 1024},
-      {"max_adapter_weight", limits.max_adapter_weight, 0, 1000},
-      {"max_guidance_scale", limits.max_guidance_scale, 0, 1e4},
-      {"max_prompt_bytes", as_double(limits.max_prompt_bytes), 1, kGiB},
-      {"max_message_bytes", as_double(limits.max_message_bytes), 1024, kGiB},
-      {"max_adapter_file_bytes", as_double(limits.max_adapter_file_bytes), 1,
-       1024 * kGiB},
-      {"max_adapter_header_bytes", as_double(limits.max_adapter_header_bytes), 2,
-       kGiB},
-      {"max_queued_requests", limits.max_queued_requests, 1, 1e6},
-      {"default_steps", options.default_steps, 1,
-       limits.max_steps},
-      {"default_guidance_scale", options.default_guidance_scale, 0,
-       limits.max_guidance_scale},
+      NumberRule("threads", options.engine.threads, 0, 4096),
+      NumberRule("max_connections", options.transport.max_connections, 0, 1e6),
+      NumberRule("max_steps", limits.max_steps, 1, 1e6),
+      NumberRule("min_side", limits.min_side, kSideMultiple, 1 << 15),
+      NumberRule("max_side", limits.max_side, kSideMultiple, 1 << 15),
+      NumberRule("max_count", limits.max_count, 1, 1024),
+      NumberRule("max_adapters", limits.max_adapters, 0, 1024),
+      NumberRule("max_adapter_weight", limits.max_adapter_weight, 0, 1000),
+      NumberRule("max_guidance_scale", limits.max_guidance_scale, 0, 1e4),
+      NumberRule("max_prompt_bytes", as_double(limits.max_prompt_bytes), 1, kGiB),
+      NumberRule("max_message_bytes", as_double(limits.max_message_bytes), 1024, kGiB),
+      NumberRule("max_adapter_file_bytes", as_double(limits.max_adapter_file_bytes), 1,
+       1024 * kGiB),
+      NumberRule("max_adapter_header_bytes", as_double(limits.max_adapter_header_bytes), 2,
+       kGiB),
+      NumberRule("max_queued_requests", limits.max_queued_requests, 1, 1e6),
+      NumberRule("default_steps", options.default_steps, 1,
+       limits.max_steps),
+      NumberRule("default_guidance_scale", options.default_guidance_scale, 0,
+       limits.max_guidance_scale),
   };
   for (const NumberRule& rule : rules) {
     if (rule.value >= rule.min && rule.value <= rule.max) continue;

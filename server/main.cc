@@ -138,9 +138,10 @@ absl::StatusOr<std::string> FindDemo() {
       return path.string();
     }
   }
-  return InvalidField("model",
-                      "--model: no base model is given, and the demo model is "
-                      "not installed; give --model DIR");
+  return Error(ErrorReason::kInvalidField,
+               "--model: no base model is given, and the demo model is not "
+               "installed; give --model DIR",
+               {{"field", "model"}});
 }
 
 absl::Status UseDemo(DaemonOptions& options) {
@@ -219,9 +220,10 @@ absl::Status Serve(const DaemonOptions& options) {
 
 absl::Status Run(const std::vector<char*>& positional) {
   if (positional.size() > 1) {
-    return InvalidField("", absl::StrCat("unexpected argument \"",
-                                         EscapeUntrusted(positional[1]),
-                                         "\"; graftd takes flags only"));
+    return Error(ErrorReason::kInvalidField,
+                 absl::StrCat("unexpected argument \"",
+                              EscapeUntrusted(positional[1]),
+                              "\"; graftd takes flags only"));
   }
   GRAFT_ASSIGN_OR_RETURN(const LogLevel level,
                          ParseLogLevel(absl::GetFlag(FLAGS_log_level)));

@@ -1,7 +1,6 @@
 #include "server/adapters/adapter_parser.h"
 
 #include <algorithm>
-#include <set>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -56,9 +55,9 @@ std::string Describe(const OriginGuess& guess, const SafetensorsFile& file) {
 // One parsing of one file.
 class Parsing {
  public:
-  Parsing(const SafetensorsFile& file, absl::string_view name,
-          const ModuleTable& modules, const AdapterParser::Options& options)
-      : file_(file), name_(name), modules_(modules), options_(options) {}
+  Parsing(const SafetensorsFile& file, const ModuleTable& modules,
+          const AdapterParser::Options& options)
+      : file_(file), modules_(modules), options_(options) {}
 
   absl::StatusOr<ParsedAdapter> Run(const KeyNames& names,
                                     absl::string_view sha256);
@@ -82,7 +81,6 @@ class Parsing {
   std::string FormatName() const;
 
   const SafetensorsFile& file_;
-  const absl::string_view name_;
   const ModuleTable& modules_;
   const AdapterParser::Options options_;
 
@@ -241,7 +239,7 @@ absl::StatusOr<ParsedAdapter> AdapterParser::Parse(
     const SafetensorsFile& file, absl::string_view name,
     absl::string_view sha256, const Options& options) const {
   absl::StatusOr<ParsedAdapter> parsed =
-      Parsing(file, name, *modules_, options).Run(names_, sha256);
+      Parsing(file, *modules_, options).Run(names_, sha256);
   if (!parsed.ok()) return InFile(name, parsed.status());
   return parsed;
 }

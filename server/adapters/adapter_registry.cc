@@ -1,9 +1,7 @@
 #include "server/adapters/adapter_registry.h"
 
-#include <algorithm>
 #include <cassert>
-#include <iterator>
-#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -49,6 +47,17 @@ absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
       metadata);
 }
 
+// The record of this name in `state`, or the end. `Records` may be const.
+template <typename Records>
+auto FindIn(Records& records, absl::string_view name, AdapterState state) {
+  auto record = records.lower_bound(std::pair(std::string(name), 0));
+  while (record != records.end() && record->first.first == name) {
+    if (record->second.info.state == state) return record;
+    ++record;
+  }
+  return records.end();
+}
+
 // Which of several adapters of one name stands for it: the active one, else the
 // one to come, else the one that goes.
 int Precedence(AdapterState state) {
@@ -70,9 +79,8 @@ int Precedence(AdapterState state) {
 int64_t AdapterRegistry::BeginLoad(const std::string& name,
                                    const std::string& path) {
   absl::MutexLock lock(&mu_);
-  const auto is_free = [this, &name]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return std::as_const(*this).Find(name, AdapterState::kLoading) ==
-           records_.end();
+  const auto is_free = [this, &name]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return Find(name, AdapterState::kLoading) == records_.end();
   };
   mu_.Await(absl::Condition(&is_free));
   const int64_t id = next_id_++;
@@ -199,22 +207,12 @@ void AdapterRegistry::Release(const std::string& name, int64_t id) {
 
 AdapterRegistry::Records::iterator AdapterRegistry::Find(absl::string_view name,
                                                          AdapterState state) {
-  auto record = records_.lower_bound(std::pair(std::string(name), 0));
-  while (record != records_.end() && record->first.first == name) {
-    if (record->second.info.state == state) return record;
-    ++record;
-  }
-  return records_.end();
+  return FindIn(records_, name, state);
 }
 
 AdapterRegistry::Records::const_iterator AdapterRegistry::Find(
     absl::string_view name, AdapterState state) const {
-  auto record = records_.lower_bound(std::pair(std::string(name), 0));
-  while (record != records_.end() && record->first.first == name) {
-    if (record->second.info.state == state) return record;
-    ++record;
-  }
-  return records_.end();
+  return FindIn(records_, name, state);
 }
 
 AdapterRegistry::Remains AdapterRegistry::Apply(Records::iterator record,

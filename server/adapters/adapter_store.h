@@ -40,12 +40,12 @@ class AdapterStore {
   };
 
   struct LoadRequest {
-    std::string path;             // relative to the adapter directory
-    std::string name;             // empty: the file's stem
-    std::string expected_sha256;  // empty: any
-    bool allow_partial = false;   // take what fits, report the rest
-    bool validate_only = false;   // check everything, keep nothing
-    bool allow_replace = false;   // other content under this name gives way
+    std::string path = "";             // relative to the adapter directory
+    std::string name = "";             // empty: the file's stem
+    std::string expected_sha256 = "";  // empty: any
+    bool allow_partial = false;        // take what fits, report the rest
+    bool validate_only = false;        // check everything, keep nothing
+    bool allow_replace = false;  // other content under this name gives way
   };
 
   struct LoadResult {

@@ -50,9 +50,9 @@ absl::Status GroupError(ErrorReason reason, const KeyGroup& group,
 
 absl::Status TensorError(ErrorReason reason, const KeyGroup& group,
                          const KeyedTensor& tensor, absl::string_view problem) {
-  // The key has a known end and a module's name, so it is harmless text.
-  return Error(reason, absl::StrCat("tensor \"", tensor.key, "\": ", problem),
-               {{"module", group.module->name}, {"tensor", tensor.key}});
+  const std::string key = EscapeUntrusted(tensor.key);
+  return Error(reason, absl::StrCat("tensor \"", key, "\": ", problem),
+               {{"module", group.module->name}, {"tensor", key}});
 }
 
 absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,

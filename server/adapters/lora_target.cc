@@ -65,8 +65,8 @@ absl::Status CheckDtype(const KeyGroup& group, const KeyedTensor& factor) {
 
 absl::Status ShapeMismatch(const KeyGroup& group, const KeyedTensor& factor,
                            absl::string_view expected) {
-  absl::Status status = GroupError(
-      ErrorReason::kAdapterBaseMismatch, group,
+  return TensorError(
+      ErrorReason::kAdapterBaseMismatch, group, factor,
       absl::StrCat("expected ", expected, " for the base's weight ",
                    ToString(group.module->weight_shape), ", found ",
                    ToString(factor.tensor.shape), " in \"", factor.key, "\""));
@@ -191,10 +191,10 @@ absl::StatusOr<LoraTarget> MakeLoraTarget(const KeyGroup& group,
   lora.no_effect = down_content == TensorContent::kAllZero ||
                    up_content == TensorContent::kAllZero;
   GRAFT_RETURN_IF_ERROR(SetScale(group, config, lora));
+  lora.target.factors.push_back({FactorRole::kDown, EscapeUntrusted(down.key),
+                                 std::move(down.tensor)});
   lora.target.factors.push_back(
-      {FactorRole::kDown, std::move(down.key), std::move(down.tensor)});
-  lora.target.factors.push_back(
-      {FactorRole::kUp, std::move(up.key), std::move(up.tensor)});
+      {FactorRole::kUp, EscapeUntrusted(up.key), std::move(up.tensor)});
   return lora;
 }
 

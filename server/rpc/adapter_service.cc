@@ -63,7 +63,7 @@ absl::Status List(const Backend& backend, const v1::ListAdaptersRequest& request
   if (!absl::WebSafeBase64Unescape(request.page_token(), &after) ||
       (!after.empty() && !ValidateAdapterName(after, "page_token").ok())) {
     return InvalidField("page_token",
-                        "page_token is none that ListAdapters returned");
+                        "is none that ListAdapters returned");
   }
   const size_t page_size =
       request.page_size() == 0 ? kDefaultPageSize

@@ -35,6 +35,9 @@ struct TransportOptions {
   // what runs then has the grace to end.
   absl::Duration max_connection_age = absl::Minutes(30);
   absl::Duration max_connection_age_grace = absl::Minutes(10);
+  // A client that does not take one message in this time is cut off: a stopped
+  // reader would else hold its images for ever.
+  absl::Duration write_timeout = absl::Seconds(30);
 };
 
 // The port with everything behind it: the three services, standard health

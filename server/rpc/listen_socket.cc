@@ -28,9 +28,10 @@ struct HostPort {
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
 absl::Status BadAddress(absl::string_view address, absl::string_view why) {
-  return InvalidField("listen", absl::StrCat("cannot listen on \"",
-                                             EscapeUntrusted(address), "\": ",
-                                             why));
+  return Error(ErrorReason::kInvalidField,
+               absl::StrCat("cannot listen on \"", EscapeUntrusted(address),
+                            "\": ", why),
+               {{"field", "listen"}});
 }
 
 absl::StatusOr<HostPort> Split(absl::string_view address) {

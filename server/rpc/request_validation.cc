@@ -25,8 +25,8 @@ absl::Status CheckRange(absl::string_view field, Number value,
                         std::type_identity_t<Number> min,
                         std::type_identity_t<Number> max) {
   if (value >= min && value <= max) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat(field, " must be between ", min,
-                                          " and ", max, ", not ", value));
+  return InvalidField(field, absl::StrCat("must be between ", min, " and ", max,
+                                          ", not ", value));
 }
 
 absl::Status CheckPrompt(absl::string_view field, const std::string& prompt,
@@ -35,7 +35,7 @@ absl::Status CheckPrompt(absl::string_view field, const std::string& prompt,
     return absl::OkStatus();
   }
   return InvalidField(
-      field, absl::StrCat(field, " has ", prompt.size(), " bytes; at most ",
+      field, absl::StrCat("has ", prompt.size(), " bytes; at most ",
                           limits.max_prompt_bytes, " are allowed"));
 }
 
@@ -50,7 +50,7 @@ absl::StatusOr<int> ValidateSide(absl::string_view field, uint32_t value,
   if (value % kSideMultiple != 0) {
     const uint32_t below = value - value % kSideMultiple;
     return InvalidField(
-        field, absl::StrCat(field, " must be a multiple of ", kSideMultiple,
+        field, absl::StrCat("must be a multiple of ", kSideMultiple,
                             ", not ", value, "; try ", below, " or ",
                             below + kSideMultiple));
   }
@@ -65,7 +65,7 @@ absl::StatusOr<std::string> ValidateSampler(const std::string& sampler,
     return sampler;
   }
   return InvalidField(
-      "sampler", absl::StrCat("sampler must be one of ",
+      "sampler", absl::StrCat("must be one of ",
                               absl::StrJoin(names, ", "), ", not \"",
                               EscapeUntrusted(sampler, 64), "\""));
 }
@@ -122,8 +122,7 @@ absl::StatusOr<std::vector<AdapterChoice>> ValidateAdapters(
 absl::Status CheckPreviews(const v1::GenerateImageRequest& request) {
   if (request.preview_interval() == 0) return absl::OkStatus();
   return InvalidField("preview_interval",
-                      "this server makes no previews; preview_interval must "
-                      "be 0");
+                      "must be 0: this server makes no previews");
 }
 
 }  // namespace
@@ -183,8 +182,7 @@ absl::StatusOr<std::string> ValidateSha256(absl::string_view sha256,
        std::all_of(sha256.begin(), sha256.end(),
                    [](unsigned char c) { return absl::ascii_isxdigit(c); }));
   if (valid) return absl::AsciiStrToLower(sha256);
-  return InvalidField(field, absl::StrCat(field, " must be empty or ",
-                                          kSha256Digits,
+  return InvalidField(field, absl::StrCat("must be empty or ", kSha256Digits,
                                           " hexadecimal digits"));
 }
 

@@ -98,7 +98,7 @@ absl::Status RpcCall::Admit(const grpc::CallbackServerContext& call) {
         return absl::ascii_isgraph(c) || c == ' ';
       })) {
     return InvalidField("request_id",
-                        absl::StrCat("request_id must be at most ",
+                        absl::StrCat("must be at most ",
                                      kMaxRequestIdBytes,
                                      " printable ASCII characters"));
   }

@@ -13,9 +13,7 @@ struct RpcEnvironment {
   const RpcHooks* hooks = nullptr;
   const Clock* clock = nullptr;
   const ServingState* state = nullptr;
-  // A client that does not take one message in this time is cut off: a stopped
-  // reader would else hold its images for ever.
-  absl::Duration write_timeout = absl::Seconds(30);
+  absl::Duration write_timeout = absl::Seconds(30);  // see TransportOptions
 };
 
 }  // namespace graft

@@ -7,7 +7,7 @@ import torch
 
 import reference_models
 from probe import Probe
-from reference import ReferenceModel
+from reference import AdaptedModel
 
 MEASURED = pytest.StashKey[dict]()
 
@@ -26,7 +26,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def probe(pytestconfig, tmp_path_factory):
     client = Probe(pytestconfig.getoption("--engine-probe"),
-                   tmp_path_factory.mktemp("probe"))
+                   tmp_path_factory.mktemp("probe"), threads=1)
     yield client
     client.close()
 
@@ -36,7 +36,7 @@ def model(request, tmp_path_factory):
     folder = reference_models.write_model(
         tmp_path_factory.mktemp("models") / request.param,
         reference_models.ARCHITECTURES[request.param])
-    return ReferenceModel(request.param, folder)
+    return AdaptedModel(folder)
 
 
 @pytest.fixture

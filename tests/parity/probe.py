@@ -1,11 +1,18 @@
 """The client of engine_probe.cc, which documents the jobs."""
 
 import json
+import os
 import pathlib
 import subprocess
 
 import torch
 from safetensors.torch import load_file, save_file
+
+
+def adapters_of(members) -> list[dict]:
+    """A job's "adapters": each (Adapter, U-Net weight, text encoder weight)."""
+    return [{"path": adapter.path, "unet_weight": unet,
+             "text_encoder_weight": text} for adapter, unet, text in members]
 
 
 class ProbeError(Exception):
@@ -15,10 +22,11 @@ class ProbeError(Exception):
 class Probe:
     """One process that answers one job after the other."""
 
-    def __init__(self, program: str, scratch: pathlib.Path):
+    def __init__(self, program: str, scratch: pathlib.Path, threads: int):
         self._scratch = scratch
         self._process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)})
 
     def close(self) -> None:
         self._process.stdin.close()

@@ -33,22 +33,92 @@ Weighted = tuple[Adapter, float, float]
 
 
 class ReferenceModel:
-    """One model folder with its adapters, in the reference."""
+    """One model folder in the reference."""
 
-    def __init__(self, name: str, folder: pathlib.Path):
-        self.name = name
+    def __init__(self, folder: pathlib.Path):
+        self.name = folder.name
         self.folder = folder
         self.pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32)
+            folder, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.scheduler_path = folder / "scheduler/scheduler_config.json"
         self._loaded: set[str] = set()
+
+    def _use(self, members: Sequence[Weighted]) -> None:
+        """Through the reference's own loader; unmerged."""
+        for adapter, _, _ in members:
+            if adapter.name not in self._loaded:
+                self.pipeline.load_lora_weights(
+                    adapter.path.parent, weight_name=adapter.path.name,
+                    adapter_name=adapter.name)
+                self._loaded.add(adapter.name)
+        if members:
+            self.pipeline.enable_lora()
+            names = [adapter.name for adapter, _, _ in members]
+            unet = [weight for _, weight, _ in members]
+            text_encoder = [weight for _, _, weight in members]
+            if isinstance(self.pipeline.unet.config.layers_per_block, int):
+                self.pipeline.set_adapters(
+                    names, [{"unet": u, "text_encoder": t}
+                            for u, t in zip(unet, text_encoder)])
+            else:  # It cannot take a list there. This is what it comes to:
+                set_weights_and_activate_adapters(
+                    self.pipeline.unet, names, unet)
+                set_weights_and_activate_adapters(
+                    self.pipeline.text_encoder, names, text_encoder)
+        elif self._loaded:
+            self.pipeline.disable_lora()
+
+    @torch.no_grad()
+    def image(self, params: dict, members: Sequence[Weighted] = ()
+              ) -> numpy.ndarray:
+        self._use(members)
+        # After construction, which rewrites the config of the model's own.
+        self.pipeline.scheduler = make_scheduler(
+            params["sampler"], json.loads(self.scheduler_path.read_text()))
+        return numpy.array(self.pipeline(
+            params["prompt"], negative_prompt=params["negative_prompt"],
+            width=params["width"], height=params["height"],
+            num_inference_steps=params["steps"],
+            guidance_scale=params["guidance_scale"],
+            generator=torch.Generator("cpu").manual_seed(params["seed"]),
+        ).images[0])
+
+    @torch.no_grad()
+    def text_embedding(self, text: str, members: Sequence[Weighted] = ()
+                       ) -> torch.Tensor:
+        self._use(members)
+        tokenizer = self.pipeline.tokenizer
+        ids = tokenizer(text, padding="max_length", truncation=True,
+                        max_length=tokenizer.model_max_length,
+                        return_tensors="pt").input_ids
+        return self.pipeline.text_encoder(ids)[0]
+
+    @torch.no_grad()
+    def unet_step(self, sample: torch.Tensor, timestep: float,
+                  text: torch.Tensor, members: Sequence[Weighted] = ()
+                  ) -> torch.Tensor:
+        self._use(members)
+        return self.pipeline.unet(sample, torch.tensor(timestep), text).sample
+
+    @torch.no_grad()
+    def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipeline.vae
+        return vae.decode(latents / vae.config.scaling_factor).sample
+
+
+class AdaptedModel(ReferenceModel):
+    """One of the tests' architectures with adapters, made beside it."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        # Now: the loader renames what it wraps.
         self.base_weights = {
             canonical(component, parameter): tensor.clone()
             for component in ("unet", "text_encoder")
             for parameter, tensor
             in getattr(self.pipeline, component).state_dict().items()}
-        dtype, alpha_of, rslora = ADAPTERS[name]
+        dtype, alpha_of, rslora = ADAPTERS[self.name]
         self.kohya = write_kohya(self.pipeline, "kohya", folder, dtype,
                                  alpha_of, seed=1)
         self.wild = write_kohya(self.pipeline, "wild", folder, dtype,
@@ -77,58 +147,6 @@ class ReferenceModel:
                 merged[name] = merged[name] + weight * change.delta().reshape(
                     merged[name].shape)
         return merged
-
-    def set_adapters(self, members: Sequence[Weighted]) -> None:
-        """Through the reference's own loader; unmerged."""
-        for adapter, _, _ in members:
-            if adapter.name not in self._loaded:
-                self.pipeline.load_lora_weights(
-                    adapter.path.parent, weight_name=adapter.path.name,
-                    adapter_name=adapter.name)
-                self._loaded.add(adapter.name)
-        if members:
-            self.pipeline.enable_lora()
-            names = [adapter.name for adapter, _, _ in members]
-            # What pipeline.set_adapters comes to; that one cannot take a U-Net
-            # whose layers_per_block is a list.
-            set_weights_and_activate_adapters(
-                self.pipeline.unet, names, [unet for _, unet, _ in members])
-            set_weights_and_activate_adapters(
-                self.pipeline.text_encoder, names,
-                [text for _, _, text in members])
-        elif self._loaded:
-            self.pipeline.disable_lora()
-
-    @torch.no_grad()
-    def image(self, params: dict) -> numpy.ndarray:
-        # After construction, which rewrites the config of the model's own.
-        self.pipeline.scheduler = make_scheduler(
-            params["sampler"], json.loads(self.scheduler_path.read_text()))
-        return numpy.array(self.pipeline(
-            params["prompt"], negative_prompt=params["negative_prompt"],
-            width=params["width"], height=params["height"],
-            num_inference_steps=params["steps"],
-            guidance_scale=params["guidance_scale"],
-            generator=torch.Generator("cpu").manual_seed(params["seed"]),
-        ).images[0])
-
-    @torch.no_grad()
-    def text_embedding(self, text: str) -> torch.Tensor:
-        tokenizer = self.pipeline.tokenizer
-        ids = tokenizer(text, padding="max_length", truncation=True,
-                        max_length=tokenizer.model_max_length,
-                        return_tensors="pt").input_ids
-        return self.pipeline.text_encoder(ids)[0]
-
-    @torch.no_grad()
-    def unet_step(self, sample: torch.Tensor, timestep: float,
-                  text: torch.Tensor) -> torch.Tensor:
-        return self.pipeline.unet(sample, torch.tensor(timestep), text).sample
-
-    @torch.no_grad()
-    def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.pipeline.vae
-        return vae.decode(latents / vae.config.scaling_factor).sample
 
 
 def make_scheduler(sampler: str, config: dict):

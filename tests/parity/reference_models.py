@@ -58,7 +58,7 @@ class Architecture:
 
 ARCHITECTURES = {
     # Stable Diffusion 1.x in small: four levels, 1x1 convolutions around the
-    # transformer blocks, quick_gelu, factor 8; and the tensor names of its time.
+    # transformer blocks, quick_gelu, factor 8; the tensor names of its time.
     "sd1": Architecture(
         unet=dict(
             block_out_channels=(16, 24, 32, 32), layers_per_block=2,
@@ -80,8 +80,8 @@ ARCHITECTURES = {
                               "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D",
                             "CrossAttnUpBlock2D"),
-            attention_head_dim=(2, 3, 6), transformer_layers_per_block=(1, 2, 1),
-            cross_attention_dim=40, norm_num_groups=6,
+            attention_head_dim=(2, 3, 6), cross_attention_dim=40,
+            transformer_layers_per_block=(1, 2, 1), norm_num_groups=6,
             use_linear_projection=True, upcast_attention=True, sample_size=16),
         vae=dict(block_out_channels=(12, 24, 24), layers_per_block=1,
                  norm_num_groups=4, scaling_factor=0.25),
@@ -171,9 +171,13 @@ def make_networks(architecture: Architecture, seed: int):
     return unet, vae, text_encoder
 
 
+OLD_ATTENTION_NAMES = {".to_q.": ".query.", ".to_k.": ".key.",
+                       ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+
 def use_old_names(folder: pathlib.Path) -> None:
-    """Renames tensors to what folders of 2022 hold: an outer "text_model." and
-    the row numbers of its positions, and the VAE attention's old names."""
+    """Renames tensors to what folders of 2022 hold: a level "text_model." with
+    the numbers of its positions, and the old names in the VAE's attention."""
     path = folder / "text_encoder/model.safetensors"
     tensors = {f"text_model.{key.removeprefix('text_model.')}": tensor
                for key, tensor in load_file(path).items()}
@@ -185,8 +189,7 @@ def use_old_names(folder: pathlib.Path) -> None:
     tensors = {}
     for key, tensor in load_file(path).items():
         if ".attentions." in key:
-            for new, old in ((".to_q.", ".query."), (".to_k.", ".key."),
-                             (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
+            for new, old in OLD_ATTENTION_NAMES.items():
                 key = key.replace(new, old)
         tensors[key] = tensor
     save_file(tensors, path, {"format": "pt"})

@@ -1,5 +1,7 @@
 """Runs the parity tests: run.py ENGINE_PROBE [PYTEST ARGUMENT]...
 
+As in: run.py build/release/bin/engine_probe test_images.py -k euler
+
 Ends with status 77, which CTest shows as "skipped", where the reference
 implementation is not installed.
 """
@@ -21,11 +23,14 @@ def main() -> int:
         return 77
     # Nothing may be fetched: all models are made here.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    program = str(pathlib.Path(sys.argv[1]).resolve())
+    os.chdir(pathlib.Path(__file__).parent)
     import pytest
-    folder = pathlib.Path(__file__).parent
-    return pytest.main(["--rootdir", str(folder), "-p", "no:cacheprovider",
-                        "-q", "--engine-probe", sys.argv[1],
-                        *(sys.argv[2:] or [str(folder)])])
+    return pytest.main(["-q", "-p", "no:cacheprovider",
+                        # The reference's, not ours.
+                        "-W", "ignore::DeprecationWarning",
+                        "-W", "ignore::FutureWarning",
+                        f"--engine-probe={program}", *sys.argv[2:]])
 
 
 if __name__ == "__main__":

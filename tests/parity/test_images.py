@@ -6,6 +6,7 @@ import itertools
 import numpy
 import pytest
 
+from probe import adapters_of
 from reference import SAMPLERS
 
 STEPS = [1, 2, 7, 20]
@@ -16,11 +17,8 @@ SIZES = [(64, 64), (72, 104)]
 
 
 def probe_image(probe, model, params, members):
-    return probe.tensors(
-        "image", model=model.folder, params=params, adapters=[
-            {"path": adapter.path, "unet_weight": unet,
-             "text_encoder_weight": text} for adapter, unet, text in members]
-    )["rgb"].numpy()
+    return probe.tensors("image", model=model.folder, params=params,
+                         adapters=adapters_of(members))["rgb"].numpy()
 
 
 def mean_difference(a: numpy.ndarray, b: numpy.ndarray) -> float:
@@ -46,8 +44,7 @@ def cases():
 @pytest.mark.parametrize("params,set_name", cases())
 def test_image(probe, model, measure, params, set_name):
     members = model.adapter_sets()[set_name]
-    model.set_adapters(members)
-    expected = model.image(params)
+    expected = model.image(params, members)
     assert expected.std() > 15, "a flat picture hides differences"
 
     actual = probe_image(probe, model, params, members)
@@ -61,10 +58,8 @@ def test_adapters_change_the_image(model, set_name):
     params = {"sampler": "ddim", "steps": 7, "guidance_scale": 3.0,
               "prompt": PROMPTS[0], "negative_prompt": "", "width": 64,
               "height": 64, "seed": 5}
-    images = []
-    for members in ([], model.adapter_sets()[set_name]):
-        model.set_adapters(members)
-        images.append(model.image(params))
+    images = [model.image(params, members)
+              for members in ([], model.adapter_sets()[set_name])]
     assert mean_difference(*images) > 5
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from probe import adapters_of
+
 PROMPTS = [
     "",
     "a photo of a cat",
@@ -42,23 +44,30 @@ def test_noise_is_torchs(probe, model, seed, shape):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_text_embedding(probe, model, measure, prompt):
-    actual = probe.tensors("text_embedding", model=model.folder, text=prompt)
-    measure(f"{model.name}: text embedding, relative",
-            relative(actual["embedding"], model.text_embedding(prompt)), 1e-4)
+@pytest.mark.parametrize("set_name", ["base", "mixed"])
+def test_text_embedding(probe, model, measure, prompt, set_name):
+    members = model.adapter_sets()[set_name]
+    actual = probe.tensors("text_embedding", model=model.folder, text=prompt,
+                           adapters=adapters_of(members))
+    measure(f"{model.name}: text embedding, {set_name}, relative",
+            relative(actual["embedding"],
+                     model.text_embedding(prompt, members)), 1e-4)
 
 
 # Latent sizes: a multiple of every level's, and odd ones.
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (6, 17), (2, 5)])
 @pytest.mark.parametrize("timestep", [0, 1, 500, 333.25, 999])
-def test_unet_step(probe, model, measure, size, timestep):
+@pytest.mark.parametrize("set_name", ["base", "mixed"])
+def test_unet_step(probe, model, measure, size, timestep, set_name):
+    members = model.adapter_sets()[set_name]
     sample = noise(2, 4, *size)
     text = torch.cat([model.text_embedding(p) for p in PROMPTS[1:3]])
     actual = probe.tensors("unet_step", {"sample": sample, "text": text},
-                           model=model.folder, timestep=timestep)
-    measure(f"{model.name}: U-Net step, relative",
+                           model=model.folder, timestep=timestep,
+                           adapters=adapters_of(members))
+    measure(f"{model.name}: U-Net step, {set_name}, relative",
             relative(actual["sample"],
-                     model.unet_step(sample, timestep, text)), 1e-4)
+                     model.unet_step(sample, timestep, text, members)), 1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -69,7 +78,7 @@ def test_unet_step_in_16_bits(probe, model, measure, dtype):
                            model=model.folder, timestep=500, dtype=dtype)
     assert actual["sample"].dtype == getattr(torch, dtype)
     measure(f"{model.name}: U-Net step in {dtype}, relative",
-            relative(actual["sample"], model.unet_step(sample, 500., text)),
+            relative(actual["sample"], model.unet_step(sample, 500, text)),
             0.1 if dtype == "bfloat16" else 0.02)
 
 
@@ -85,10 +94,8 @@ def test_vae_decode(probe, model, measure, size):
 # ---- Merged weights ---------------------------------------------------------
 
 def probe_weights(probe, model, dtype, members):
-    return probe.tensors(
-        "weights", model=model.folder, dtype=dtype, adapters=[
-            {"path": adapter.path, "unet_weight": unet,
-             "text_encoder_weight": text} for adapter, unet, text in members])
+    return probe.tensors("weights", model=model.folder, dtype=dtype,
+                         adapters=adapters_of(members))
 
 
 # What the sum in float32 may be wrong by.

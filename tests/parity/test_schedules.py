@@ -63,6 +63,7 @@ REFUSED = [
     ("ddim", {"rescale_betas_zero_snr": True}),
     ("ddim", {"timestep_spacing": "other"}),
     ("ddim", {"beta_schedule": "other"}),
+    ("ddim", {"trained_betas": [0.01, 0.02, 0.03]}),
     ("euler", {"use_karras_sigmas": True}),
     ("euler", {"use_exponential_sigmas": True}),
     ("euler", {"use_beta_sigmas": True}),

@@ -51,7 +51,9 @@ class RequestSchedulerTest : public testing::Test {
   // Loads an adapter with content of its own; its digest.
   std::string Load(const std::string& name) {
     directory_.Write(name + ".safetensors", TinyLoraFile(next_variant_++));
-    const auto result = store_->Load({.path = name + ".safetensors"});
+    AdapterStore::LoadRequest request;
+    request.path = name + ".safetensors";
+    const auto result = store_->Load(request);
     EXPECT_THAT(result, IsOk());
     return result->adapter.sha256;
   }

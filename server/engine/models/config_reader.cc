@@ -206,11 +206,6 @@ std::vector<int64_t> ConfigReader::Ints(absl::string_view key, size_t size,
   return numbers;
 }
 
-bool ConfigReader::Has(absl::string_view key) const {
-  const auto it = document_->json.find(std::string(key));
-  return it != document_->json.end() && !it->is_null();
-}
-
 void ConfigReader::Ignore(std::initializer_list<absl::string_view> keys) {
   for (const absl::string_view key : keys) document_->Value(key);
 }

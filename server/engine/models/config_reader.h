@@ -41,8 +41,6 @@ class ConfigReader {
   std::vector<int64_t> IntList(absl::string_view key,
                                const std::vector<int64_t>& fallback);
 
-  bool Has(absl::string_view key) const;  // present and not null
-
   // Keys that only matter elsewhere (training, saving): read and dropped.
   void Ignore(std::initializer_list<absl::string_view> keys);
 

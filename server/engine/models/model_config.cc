@@ -82,13 +82,10 @@ absl::StatusOr<UnetConfig> ReadUnetConfig(const std::string& path) {
                       "CrossAttnUpBlock2D"},
                      "CrossAttnUpBlock2D", "UpBlock2D", status);
   c.transformer_layers = reader.Ints("transformer_layers_per_block", blocks, 1);
-  // Despite its name attention_head_dim is the number of heads; the properly
-  // named key wins where it is set (as in diffusers).
-  c.num_attention_heads =
-      reader.Ints(reader.Has("num_attention_heads") ? "num_attention_heads"
-                                                    : "attention_head_dim",
-                  blocks, 8);
-  reader.Ignore({"attention_head_dim", "num_attention_heads"});
+  // Despite its name this is the number of heads; diffusers refuses models that
+  // set the properly named key.
+  c.num_attention_heads = reader.Ints("attention_head_dim", blocks, 8);
+  reader.RequireValue("num_attention_heads", "null");
   c.cross_attention_dim = reader.Ints("cross_attention_dim", 1, 1280)[0];
   c.norm_num_groups = reader.Int("norm_num_groups", 32);
   c.norm_eps = reader.Double("norm_eps", 1e-5);

@@ -107,8 +107,12 @@ absl::StatusOr<NoiseScheduleConfig> ReadNoiseScheduleConfig(
                                       "\"; supported are linear, scaled_linear "
                                       "and squaredcos_cap_v2"));
   }
-  if (!c.trained_betas.empty()) {
-    c.num_train_timesteps = static_cast<int64_t>(c.trained_betas.size());
+  if (!c.trained_betas.empty() &&
+      static_cast<int64_t>(c.trained_betas.size()) != c.num_train_timesteps) {
+    return reader.Unsupported(
+        "trained_betas", absl::StrCat("has ", c.trained_betas.size(),
+                                      " entries, but num_train_timesteps is ",
+                                      c.num_train_timesteps));
   }
   if (c.num_train_timesteps < 2 || c.num_train_timesteps > 1000000 ||
       c.steps_offset < 0) {

@@ -1,0 +1,241 @@
+// The client's command line against the whole daemon.
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "client/command_line.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/integration/in_process_daemon.h"
+#include "tests/testing/adapter_file_builder.h"
+
+namespace graft {
+namespace {
+
+using nlohmann::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::MatchesRegex;
+using testing::StartsWith;
+
+// What a run of the program printed and returned.
+struct Ran {
+  int exit_code = 0;
+  std::string out;
+  std::string err;
+};
+
+class CliTest : public testing::Test {
+ protected:
+  // Runs `graft --server <the daemon> arguments...`.
+  Ran Run(const std::vector<std::string>& arguments) {
+    std::vector<const char*> argv = {"graft", "--server",
+                                     daemon_.address().c_str()};
+    for (const std::string& argument : arguments) {
+      argv.push_back(argument.c_str());
+    }
+    std::ostringstream out;
+    std::ostringstream err;
+    Ran ran;
+    ran.exit_code = RunCommandLine(static_cast<int>(argv.size()), argv.data(),
+                                   Console{out, err});
+    ran.out = out.str();
+    ran.err = err.str();
+    return ran;
+  }
+
+  // The same, for a command that must succeed.
+  std::string RunOk(const std::vector<std::string>& arguments) {
+    const Ran ran = Run(arguments);
+    EXPECT_EQ(ran.exit_code, 0) << ran.err;
+    EXPECT_THAT(ran.err, IsEmpty());
+    return ran.out;
+  }
+
+  json RunJson(const std::vector<std::string>& arguments) {
+    return json::parse(RunOk(arguments));
+  }
+
+  std::string Out(const std::string& name) const { return out_.File(name); }
+
+  static std::string ReadFile(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::stringstream bytes;
+    bytes << file.rdbuf();
+    return bytes.str();
+  }
+
+  void LoadInk() {
+    daemon_.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+    RunOk({"adapter", "load", "ink.safetensors"});
+  }
+
+  InProcessDaemon daemon_;
+  TempDir out_;
+};
+
+TEST_F(CliTest, GenerateSavesThePicture) {
+  const std::string out = RunOk({"generate", "a star", "--seed", "5", "--steps",
+                                 "2", "--out", Out("star.png")});
+  EXPECT_THAT(out, HasSubstr("star.png  seed 5"));
+  EXPECT_THAT(ReadFile(Out("star.png")), StartsWith("\x89PNG"));
+}
+
+TEST_F(CliTest, GenerateJsonHasWhatScriptsNeed) {
+  LoadInk();
+  const json result =
+      RunJson({"generate", "a star", "--adapter", "ink=0.8", "--seed", "5",
+               "--count", "2", "--json", "--out", Out("star.png")});
+  EXPECT_EQ(result.at("files"),
+            json({Out("star-0.png"), Out("star-1.png")}));
+  EXPECT_EQ(result.at("seeds"), json({5, 6}));
+  EXPECT_EQ(result.at("adapters").at(0).at("name"), "ink");
+  EXPECT_EQ(result.at("adapters").at(0).at("weight"), 0.8);
+  EXPECT_EQ(result.at("adapters").at(0).at("sha256").get<std::string>().size(),
+            64u);
+  EXPECT_EQ(result.at("base_sha256"), daemon_.engine().info().base_sha256);
+  for (const char* const stage : {"queue", "switch", "text_encode", "denoise",
+                                  "vae_decode", "image_encode"}) {
+    EXPECT_TRUE(result.at("timings_ms").at(stage).is_number()) << stage;
+  }
+  EXPECT_EQ(result.at("timings_ms").at("switch"), 1.0);  // FakeEngine's
+}
+
+TEST_F(CliTest, EachOfSeveralFilesIsTheSingleOne) {
+  RunOk({"generate", "a star", "--seed", "5", "--count", "2", "--out",
+         Out("star.png")});
+  RunOk({"generate", "a star", "--seed", "6", "--out", Out("six.png")});
+  EXPECT_EQ(ReadFile(Out("star-1.png")), ReadFile(Out("six.png")));
+}
+
+TEST_F(CliTest, EveryOptionReachesTheServer) {
+  LoadInk();
+  RunOk({"generate", "a star", "--negative", "red", "--adapter", "ink",
+         "--steps", "3", "--guidance", "4.5", "--sampler", "euler_a", "--seed",
+         "18446744073709551615", "--width", "64", "--height", "128", "--out",
+         Out("a.png")});
+  const GenerationParams params = daemon_.engine().begun().back();
+  EXPECT_EQ(params.prompt, "a star");
+  EXPECT_EQ(params.negative_prompt, "red");
+  EXPECT_EQ(params.steps, 3);
+  EXPECT_EQ(params.guidance_scale, 4.5);
+  EXPECT_EQ(params.sampler, "euler_a");
+  EXPECT_EQ(params.seed, 18446744073709551615u);
+  EXPECT_EQ(params.width, 64);
+  EXPECT_EQ(params.height, 128);
+}
+
+TEST_F(CliTest, StepsDefaultToWhatTheServerRecommends) {
+  RunOk({"generate", "a star", "--out", Out("a.png")});
+  EXPECT_EQ(daemon_.engine().begun().back().steps, 25);
+}
+
+TEST_F(CliTest, AdapterOptionDoesNotSwallowThePrompt) {
+  LoadInk();
+  RunOk({"generate", "--adapter", "ink=-0.5", "--out", Out("a.png"), "a star"});
+  EXPECT_EQ(daemon_.engine().begun().back().prompt, "a star");
+}
+
+TEST_F(CliTest, EmptyPromptIsLegal) {
+  RunOk({"generate", "", "--out", Out("a.png")});
+  EXPECT_EQ(daemon_.engine().begun().back().prompt, "");
+}
+
+TEST_F(CliTest, ServerErrorIsOneLineWithCodeAndReason) {
+  const Ran ran = Run({"generate", "a star", "--adapter", "nobody", "--out",
+                       Out("a.png")});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_THAT(ran.err, StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
+  EXPECT_EQ(ran.err.find('\n'), ran.err.size() - 1);
+  EXPECT_THAT(ran.out, IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(Out("a.png")));
+}
+
+TEST_F(CliTest, NoStepsGetsItsOwnError) {
+  const Ran ran =
+      Run({"generate", "a star", "--steps", "0", "--out", Out("a.png")});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_THAT(ran.err,
+              StartsWith("graft: INVALID_ARGUMENT INVALID_FIELD: steps"));
+}
+
+TEST_F(CliTest, MissingOutputFolderIsToldBeforeTheWork) {
+  const Ran ran = Run({"generate", "a star", "--out", Out("no/where.png")});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_THAT(ran.err, StartsWith("graft: NOT_FOUND NO_REASON: --out"));
+  EXPECT_THAT(daemon_.engine().begun(), IsEmpty());
+}
+
+TEST_F(CliTest, AdaptersAreLoadedListedAndUnloaded) {
+  daemon_.adapter_dir().Write("my styles/ink v2.safetensors", TinyLoraFile());
+  EXPECT_THAT(RunOk({"adapter", "list"}), HasSubstr("no adapter"));
+  const Ran refused = Run({"adapter", "load", "my styles/ink v2.safetensors"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("ink-v2"));
+  EXPECT_THAT(RunOk({"adapter", "load", "my styles/ink v2.safetensors",
+                     "--name", "ink"}),
+              StartsWith("loaded: ink\n"));
+  EXPECT_THAT(RunOk({"adapter", "list"}), HasSubstr("ink"));
+  const json list = RunJson({"adapter", "list", "--json"});
+  EXPECT_EQ(list.at("adapters").at(0).at("name"), "ink");
+  EXPECT_EQ(list.at("adapters").at(0).at("path"),
+            "my styles/ink v2.safetensors");
+  EXPECT_THAT(RunOk({"adapter", "unload", "ink"}), StartsWith("unloaded: ink"));
+  EXPECT_EQ(RunJson({"adapter", "list", "--json"}), json({{"adapters", json::array()}}));
+  EXPECT_THAT(Run({"adapter", "unload", "ink"}).err,
+              StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
+}
+
+TEST_F(CliTest, InfoTellsTheServer) {
+  LoadInk();
+  RunOk({"generate", "a star", "--adapter", "ink=0.5", "--out", Out("a.png")});
+  EXPECT_THAT(RunOk({"info"}), HasSubstr("ink=0.5"));
+  const json info = RunJson({"info", "--json"});
+  EXPECT_EQ(info.at("model"), "fake");
+  EXPECT_EQ(info.at("family"), "SD 1.x");
+  EXPECT_EQ(info.at("device"), "cpu");
+  EXPECT_EQ(info.at("dtype"), "float32");
+  EXPECT_EQ(info.at("base_sha256"), daemon_.engine().info().base_sha256);
+  EXPECT_EQ(info.at("resident").at(0).at("name"), "ink");
+  EXPECT_EQ(info.at("resident").at(0).at("weight"), 0.5);
+  EXPECT_EQ(info.at("memory").at("base_bytes"), 1000);
+  EXPECT_EQ(info.at("memory").at("restore_bytes"), 100);
+  EXPECT_GT(info.at("memory").at("adapter_bytes"), 0);
+  EXPECT_EQ(info.at("limits").at("max_steps"), 1000);
+  EXPECT_TRUE(info.at("versions").contains("graft"));
+}
+
+TEST_F(CliTest, GlobalOptionsMayFollowTheCommand) {
+  std::ostringstream out;
+  std::ostringstream err;
+  const char* const argv[] = {"graft", "info", "--server",
+                              daemon_.address().c_str(), "--timeout", "30"};
+  EXPECT_EQ(RunCommandLine(6, argv, Console{out, err}), 0) << err.str();
+}
+
+TEST_F(CliTest, ServerComesFromTheEnvironment) {
+  setenv("GRAFT_SERVER", daemon_.address().c_str(), 1);
+  std::ostringstream out;
+  std::ostringstream err;
+  const char* const argv[] = {"graft", "info"};
+  const int exit_code = RunCommandLine(2, argv, Console{out, err});
+  unsetenv("GRAFT_SERVER");
+  EXPECT_EQ(exit_code, 0) << err.str();
+}
+
+TEST_F(CliTest, NobodyListensSaysSo) {
+  const std::string address = daemon_.address();
+  daemon_.Stop();
+  const Ran ran = Run({"info"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_THAT(ran.err, StartsWith("graft: UNAVAILABLE NO_REASON: "));
+  EXPECT_THAT(ran.err, HasSubstr("is graftd running at " + address));
+}
+
+}  // namespace
+}  // namespace graft

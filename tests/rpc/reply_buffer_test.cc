@@ -1,0 +1,104 @@
+#include "server/rpc/reply_buffer.h"
+
+#include <optional>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace graft {
+namespace {
+
+class ReplyBufferTest : public testing::Test {
+ protected:
+  v1::GenerateImageResponse Take() {
+    std::optional<v1::GenerateImageResponse> message = buffer_.Next();
+    EXPECT_TRUE(message.has_value());
+    return message.value_or(v1::GenerateImageResponse());
+  }
+
+  ReplyBuffer buffer_{"request-1", /*first_seed=*/~uint64_t{0}};
+};
+
+TEST_F(ReplyBufferTest, IsEmptyAtFirst) {
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, GivesEventsInOrderWithTheRequestId) {
+  buffer_.AddQueued(3);
+  buffer_.AddStarted();
+  buffer_.AddProgress(0, 1, 20);
+  const v1::GenerateImageResponse queued = Take();
+  EXPECT_EQ(queued.request_id(), "request-1");
+  EXPECT_EQ(queued.queued().position(), 3u);
+  EXPECT_TRUE(Take().has_started());
+  EXPECT_EQ(Take().progress().steps(), 20u);
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, ProgressOfASlowClientIsCoalesced) {
+  buffer_.AddStarted();
+  for (int step = 1; step <= 1000; ++step) buffer_.AddProgress(0, step, 1000);
+  EXPECT_TRUE(Take().has_started());
+  EXPECT_EQ(Take().progress().step(), 1000u);
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, ImageComesInChunksOfAtMostOneMebibyte) {
+  const std::string png(2 * ReplyBuffer::kMaxChunkBytes + 5, 'p');
+  buffer_.AddImage(1, png);
+  std::string received;
+  for (int i = 0; i < 3; ++i) {
+    const v1::ImageChunk chunk = Take().image();
+    EXPECT_LE(chunk.data().size(), ReplyBuffer::kMaxChunkBytes);
+    EXPECT_EQ(chunk.image_index(), 1u);
+    EXPECT_EQ(chunk.seed(), 0u);  // wraps around
+    EXPECT_EQ(chunk.total_bytes(), png.size());
+    EXPECT_EQ(chunk.last(), i == 2);
+    received += chunk.data();
+  }
+  EXPECT_EQ(received, png);
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, ImageOfExactlyOneChunkIsOneMessage) {
+  buffer_.AddImage(0, std::string(ReplyBuffer::kMaxChunkBytes, 'p'));
+  EXPECT_TRUE(Take().image().last());
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, ProgressDoesNotOvertakeAnImage) {
+  buffer_.AddProgress(0, 20, 20);
+  buffer_.AddImage(0, "png");
+  buffer_.AddProgress(1, 1, 20);
+  EXPECT_EQ(Take().progress().image_index(), 0u);
+  EXPECT_TRUE(Take().has_image());
+  EXPECT_EQ(Take().progress().image_index(), 1u);
+}
+
+TEST_F(ReplyBufferTest, FinishedTellsTheSummary) {
+  GenerationSummary summary;
+  summary.seeds = {5, 6};
+  summary.adapters = {{"ink", "abc", 0.5, 0.25}};
+  summary.base_sha256 = "base";
+  summary.timings.denoise = absl::Milliseconds(1500);
+  summary.truncated_tokens = 4;
+  buffer_.AddFinished(summary);
+  const v1::Finished finished = Take().finished();
+  EXPECT_THAT(finished.seeds(), testing::ElementsAre(5, 6));
+  EXPECT_EQ(finished.adapters(0).name(), "ink");
+  EXPECT_EQ(finished.adapters(0).text_encoder_weight(), 0.25f);
+  EXPECT_EQ(finished.base_sha256(), "base");
+  EXPECT_EQ(finished.timings().denoise_ms(), 1500.0);
+  EXPECT_EQ(finished.truncated_tokens(), 4u);
+}
+
+TEST_F(ReplyBufferTest, ClearDropsEverything) {
+  buffer_.AddStarted();
+  buffer_.AddImage(0, "png");
+  buffer_.Clear();
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,29 @@
+#include "server/rpc/serving_state.h"
+
+#include "gtest/gtest.h"
+#include "server/common/error.h"
+#include "tests/testing/status_matchers.h"
+
+namespace graft {
+namespace {
+
+TEST(ServingStateTest, RefusesUntilTheBackendIsThere) {
+  ServingState state(absl::Seconds(2));
+  EXPECT_THAT(state.Get(), HasReason(ErrorReason::kStarting));
+  EXPECT_EQ(GetRetryDelay(state.Get().status()), absl::Seconds(2));
+  const Backend backend;
+  state.SetServing(&backend);
+  EXPECT_THAT(state.Get(), IsOkAndHolds(&backend));
+}
+
+TEST(ServingStateTest, DrainingIsForGood) {
+  ServingState state(absl::Seconds(2));
+  state.SetDraining();
+  const Backend backend;
+  state.SetServing(&backend);  // the base was loaded too late
+  EXPECT_THAT(state.Get(), HasReason(ErrorReason::kDraining));
+  EXPECT_EQ(GetRetryDelay(state.Get().status()), absl::Seconds(2));
+}
+
+}  // namespace
+}  // namespace graft
