@@ -14,7 +14,7 @@ std::string FormatFloat(float value) {
   return std::string(buffer, end.ptr);
 }
 
-double WidenFloat(float value) {
+double AsWritten(float value) {
   const std::string text = FormatFloat(value);
   double widened = value;
   std::from_chars(text.data(), text.data() + text.size(), widened);

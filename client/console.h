@@ -20,7 +20,7 @@ struct Console {
 std::string FormatFloat(float value);
 
 // The double that a person would have written for it.
-double WidenFloat(float value);
+double AsWritten(float value);
 
 // "1.5 MiB".
 std::string FormatBytes(int64_t bytes);

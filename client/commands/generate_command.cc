@@ -28,13 +28,21 @@ struct GenerateOptions {
   std::optional<uint32_t> steps;
   std::optional<float> guidance;
   std::string sampler;
-  std::optional<uint64_t> seed;
+  std::string seed;  // a number; CLI11 would take -1 and 010 (octal) for one
   uint32_t width = 0;
   uint32_t height = 0;
   uint32_t count = 1;
   std::string out = "graft.png";
   bool json = false;
 };
+
+// For CLI11: what is wrong with a seed, empty if nothing.
+std::string CheckSeed(const std::string& text) {
+  uint64_t seed = 0;
+  return absl::SimpleAtoi(text, &seed)
+             ? ""
+             : absl::StrCat(text, " is no number from 0 to 2^64 - 1");
+}
 
 absl::StatusOr<v1::AdapterRef> ParseAdapter(const std::string& text) {
   v1::AdapterRef ref;
@@ -61,7 +69,8 @@ absl::StatusOr<v1::GenerateImageRequest> ToRequest(
   request.set_count(options.count);
   if (options.steps) request.set_steps(*options.steps);
   if (options.guidance) request.set_guidance_scale(*options.guidance);
-  if (options.seed) request.set_seed(*options.seed);
+  uint64_t seed = 0;
+  if (absl::SimpleAtoi(options.seed, &seed)) request.set_seed(seed);
   for (const std::string& text : options.adapters) {
     absl::StatusOr<v1::AdapterRef> ref = ParseAdapter(text);
     if (!ref.ok()) return ref.status();
@@ -120,8 +129,8 @@ void PrintJson(const v1::Finished& finished,
     adapters.push_back(
         {{"name", adapter.name()},
          {"sha256", adapter.sha256()},
-         {"weight", WidenFloat(adapter.weight())},
-         {"text_encoder_weight", WidenFloat(adapter.text_encoder_weight())}});
+         {"weight", AsWritten(adapter.weight())},
+         {"text_encoder_weight", AsWritten(adapter.text_encoder_weight())}});
   }
   const Json json = {
       {"files", files},
@@ -173,7 +182,9 @@ class GenerateCommand : public Command {
     app_->add_option("--sampler", options_.sampler,
                      "ddim, euler, euler_a or dpmpp_2m (default: the model's)");
     app_->add_option("--seed", options_.seed,
-                     "Of the noise (default: a random one, which is printed)");
+                     "Of the noise (default: a random one, which is printed)")
+        ->check(CheckSeed)
+        ->type_name("UINT64");
     app_->add_option("--width", options_.width,
                      "Pixels, a multiple of 8 (default: the model's)");
     app_->add_option("--height", options_.height,

@@ -20,8 +20,8 @@ Json LimitsJson(const v1::ServerLimits& limits) {
           {"side_multiple", limits.side_multiple()},
           {"max_count", limits.max_count()},
           {"max_adapters", limits.max_adapters()},
-          {"max_adapter_weight", WidenFloat(limits.max_adapter_weight())},
-          {"max_guidance_scale", WidenFloat(limits.max_guidance_scale())},
+          {"max_adapter_weight", AsWritten(limits.max_adapter_weight())},
+          {"max_guidance_scale", AsWritten(limits.max_guidance_scale())},
           {"max_prompt_bytes", limits.max_prompt_bytes()},
           {"max_message_bytes", limits.max_message_bytes()},
           {"max_adapter_file_bytes", limits.max_adapter_file_bytes()},
@@ -35,8 +35,8 @@ Json ResidentJson(const v1::ServerInfo& info) {
     resident.push_back(
         {{"name", adapter.name()},
          {"sha256", adapter.sha256()},
-         {"weight", WidenFloat(adapter.weight())},
-         {"text_encoder_weight", WidenFloat(adapter.text_encoder_weight())}});
+         {"weight", AsWritten(adapter.weight())},
+         {"text_encoder_weight", AsWritten(adapter.text_encoder_weight())}});
   }
   return resident;
 }
@@ -72,7 +72,7 @@ void PrintJson(const v1::ServerInfo& info, std::ostream& out) {
        {{"width", info.defaults().width()},
         {"height", info.defaults().height()},
         {"steps", info.defaults().steps()},
-        {"guidance_scale", WidenFloat(info.defaults().guidance_scale())},
+        {"guidance_scale", AsWritten(info.defaults().guidance_scale())},
         {"sampler", info.defaults().sampler()}}},
       {"versions", VersionsJson(info)},
   };

@@ -135,7 +135,7 @@ absl::Status Parsing::CheckMatched() const {
 
 absl::Status Parsing::AddTarget(const KeyGroup& group,
                                 const AdapterConfig& config) {
-  // One algorithm so far, and its name is all that there is to choose.
+  // What passes is LoRA: the one algorithm that there is so far.
   GRAFT_RETURN_IF_ERROR(CheckAlgorithm(group));
   GRAFT_ASSIGN_OR_RETURN(LoraTarget lora, MakeLoraTarget(group, config));
   AdapterReport& report = parsed_.report;

@@ -51,8 +51,10 @@ absl::Status GroupError(ErrorReason reason, const KeyGroup& group,
 absl::Status TensorError(ErrorReason reason, const KeyGroup& group,
                          const KeyedTensor& tensor, absl::string_view problem) {
   const std::string key = EscapeUntrusted(tensor.key);
-  return Error(reason, absl::StrCat("tensor \"", key, "\": ", problem),
-               {{"module", group.module->name}, {"tensor", key}});
+  return Error(
+      reason,
+      absl::StrCat(group.module->name, ": tensor \"", key, "\": ", problem),
+      {{"module", group.module->name}, {"tensor", key}});
 }
 
 absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,

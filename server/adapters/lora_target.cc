@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/adapters/tensor_values.h"
+#include "server/common/error.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
@@ -69,8 +70,7 @@ absl::Status ShapeMismatch(const KeyGroup& group, const KeyedTensor& factor,
       ErrorReason::kAdapterBaseMismatch, group, factor,
       absl::StrCat("expected ", expected, " for the base's weight ",
                    ToString(group.module->weight_shape), ", found ",
-                   ToString(factor.tensor.shape), " in \"", factor.key, "\""));
-  return status;
+                   ToString(factor.tensor.shape)));
 }
 
 // Brings both factors to [out, rank] and [rank, in(, kh, kw)], or refuses them.
@@ -191,8 +191,8 @@ absl::StatusOr<LoraTarget> MakeLoraTarget(const KeyGroup& group,
   lora.no_effect = down_content == TensorContent::kAllZero ||
                    up_content == TensorContent::kAllZero;
   GRAFT_RETURN_IF_ERROR(SetScale(group, config, lora));
-  lora.target.factors.push_back({FactorRole::kDown, EscapeUntrusted(down.key),
-                                 std::move(down.tensor)});
+  lora.target.factors.push_back(
+      {FactorRole::kDown, EscapeUntrusted(down.key), std::move(down.tensor)});
   lora.target.factors.push_back(
       {FactorRole::kUp, EscapeUntrusted(up.key), std::move(up.tensor)});
   return lora;

@@ -23,9 +23,11 @@ class ClipTokenizer {
     int num_truncated = 0;     // tokens of the text that did not fit
   };
 
-  // Reads vocab.json, merges.txt, tokenizer_config.json and, where present,
-  // special_tokens_map.json from `folder`. Errors (MODEL_UNSUPPORTED) name the
-  // file and key.
+  // Reads a tokenizer folder as the reference does: vocabulary and merges from
+  // tokenizer.json where present, else from vocab.json and merges.txt; tokens
+  // and length from tokenizer_config.json and, where present,
+  // special_tokens_map.json and added_tokens.json. Without a config: CLIP's
+  // defaults. Errors (MODEL_UNSUPPORTED) name the file and key.
   static absl::StatusOr<std::unique_ptr<ClipTokenizer>> Load(
       const std::string& folder);
 

@@ -1,5 +1,6 @@
 #include "server/adapters/adapter_parser.h"
 
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -263,6 +264,19 @@ TEST(AdapterParserTest, APartialLoadOfNothingIsRefused) {
               HasReason(ErrorReason::kAdapterKeysUnmatched));
 }
 
+TEST(AdapterParserTest, KeysAreEscapedWhereTheyAreShown) {
+  // PEFT's name for the adapter may be any text.
+  const std::string end = ".lora_A.\x1b[31m" + std::string(9000, 'x');
+  auto file = AdapterFileBuilder().Add(std::string(kToQPath) + ".lora_B.weight",
+                                       TensorDtype::kF32, {8, 2});
+  file.Add(kToQPath + end + ".weight", TensorDtype::kF32, {2, 8});
+  const auto parsed = Parse(file);
+  ASSERT_THAT(parsed, IsOk());
+  const std::string& key = parsed->weights.targets[0].factors[0].key;
+  EXPECT_THAT(key, AllOf(HasSubstr("\\x1b[31mxxx"), HasSubstr("...")));
+  EXPECT_LT(key.size(), 300u);
+}
+
 TEST(AdapterParserTest, ReportsAtMost32Names) {
   auto file = OnePair(2);
   for (int i = 0; i < 100; ++i) {
@@ -299,6 +313,8 @@ struct Origin {
   ErrorReason reason;
   const char* guess;
 };
+
+void PrintTo(const Origin& origin, std::ostream* os) { *os << origin.key; }
 
 class OriginGuessTest : public testing::TestWithParam<Origin> {};
 

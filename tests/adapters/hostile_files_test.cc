@@ -2,6 +2,7 @@
 // made for something else, or of an algorithm that is not implemented.
 
 #include <limits>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ struct HostileFile {
   Reason reason;
   std::string message;  // a part of it
 };
+
+void PrintTo(const HostileFile& file, std::ostream* os) { *os << file.what; }
 
 std::string Key(const char* suffix) { return absl::StrCat(kToQ, suffix); }
 
@@ -118,6 +121,10 @@ std::vector<HostileFile> DamagedFiles() {
              "\"data_offsets\":[999936,1000000]"),
       header("ThreeOffsets", "[0,64]", "[0,32,64]"),
       header("SameKeyTwice", ".lora_up.weight", ".lora_down.weight"),
+      corrupt("NulInName",
+              AdapterFileBuilder()
+                  .Add(absl::string_view("a\0b", 3), Dtype::kF32, {})
+                  .Build()),
       corrupt("MetadataNumber",
               Good().Metadata("a", "b").Corrupt("\"b\"", "7").Build()),
       corrupt("BadAdapterMetadata",
@@ -237,9 +244,8 @@ std::vector<HostileFile> FilesThatDoNotFit() {
       unmatched("UnknownSuffix", GoodAnd(".lora_sideways.weight", {2, 8})),
       unmatched("NoTextEncoder2", AdapterFileBuilder().Add(
                                       "a.text_model.b.alpha", Dtype::kF32, {})),
-      unmatched(
-          "ControlCharactersInName",
-          AdapterFileBuilder().Add("a\\u0000\\u001b[31m", Dtype::kF32, {})),
+      unmatched("ControlCharactersInName",
+                AdapterFileBuilder().Add("a\n\x1b[31m", Dtype::kF32, {})),
       unmatched("EmbeddingsOnly",
                 AdapterFileBuilder().Add("bundle_emb.word.emb_params",
                                          Dtype::kF32, {1, 8})),

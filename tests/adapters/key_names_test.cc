@@ -1,5 +1,6 @@
 #include "server/adapters/key_names.h"
 
+#include <ostream>
 #include <set>
 #include <string>
 
@@ -57,6 +58,8 @@ struct Example {
   const char* key;
   const char* module_and_part;
 };
+
+void PrintTo(const Example& example, std::ostream* os) { *os << example.key; }
 
 class KeyNamesExampleTest : public testing::TestWithParam<Example> {};
 

@@ -33,7 +33,7 @@ def cases():
             enumerate(SAMPLERS), enumerate(STEPS)):
         yield pytest.param(
             {"sampler": sampler, "steps": steps,
-             "guidance_scale": [1.0, 7.5][(i + j // 2) % 2],
+             "guidance_scale": [1.0, 5.0][(i + j // 2) % 2],
              "prompt": PROMPTS[(i + j) % 3],
              "negative_prompt": ["", "ugly blurry"][j % 2],
              "width": SIZES[j % 2][0], "height": SIZES[j % 2][1],

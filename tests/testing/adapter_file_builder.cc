@@ -4,9 +4,9 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
 
 namespace graft {
 namespace {
@@ -59,6 +59,10 @@ void AppendAs(std::string& bytes, TensorDtype dtype, double value) {
   bytes.append(wide, 0, TensorDtypeSize(dtype));
 }
 
+std::string Quote(const std::string& text) {
+  return nlohmann::json(text).dump();
+}
+
 }  // namespace
 
 AdapterFileBuilder& AdapterFileBuilder::Add(absl::string_view key,
@@ -109,20 +113,13 @@ AdapterFileBuilder& AdapterFileBuilder::Corrupt(absl::string_view from,
 std::string AdapterFileBuilder::Header() const {
   std::vector<std::string> members;
   if (!metadata_.empty()) {
-    members.push_back(absl::StrCat(
-        "\"__metadata__\":{",
-        absl::StrJoin(metadata_, ",",
-                      [](std::string* out, const auto& item) {
-                        absl::StrAppend(
-                            out, "\"", absl::CEscape(item.first), "\":\"",
-                            absl::Utf8SafeCEscape(item.second), "\"");
-                      }),
-        "}"));
+    members.push_back(
+        absl::StrCat("\"__metadata__\":", nlohmann::json(metadata_).dump()));
   }
   size_t offset = 0;
   for (const Entry& entry : entries_) {
     members.push_back(
-        absl::StrCat("\"", absl::Utf8SafeCEscape(entry.key), "\":{\"dtype\":\"",
+        absl::StrCat(Quote(entry.key), ":{\"dtype\":\"",
                      TensorDtypeName(entry.dtype), "\",\"shape\":[",
                      absl::StrJoin(entry.shape, ","), "],\"data_offsets\":[",
                      offset, ",", offset + entry.bytes.size(), "]}"));

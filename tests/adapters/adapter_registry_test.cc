@@ -1,0 +1,43 @@
+#include "server/adapters/adapter_registry.h"
+
+#include <memory>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+
+namespace graft {
+namespace {
+
+TEST(AdapterRegistryTest, LoadsOfOneNameTakeTurns) {
+  const auto registry = std::make_shared<AdapterRegistry>();
+  const int64_t first = registry->BeginLoad("ink", "a.safetensors");
+  absl::Notification second_began;
+  std::thread second([&] {
+    const int64_t id = registry->BeginLoad("ink", "b.safetensors");
+    second_began.Notify();
+    registry->AbandonLoad("ink", id);
+  });
+  // Nothing can tell that a thread will wait for ever. A load that does not
+  // wait begins within this time.
+  EXPECT_FALSE(
+      second_began.WaitForNotificationWithTimeout(absl::Milliseconds(100)));
+  registry->AbandonLoad("ink", first);
+  EXPECT_TRUE(second_began.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  second.join();
+  EXPECT_TRUE(registry->List().empty());
+}
+
+TEST(AdapterRegistryTest, LoadsOfDifferentNamesDoNotWait) {
+  const auto registry = std::make_shared<AdapterRegistry>();
+  const int64_t ink = registry->BeginLoad("ink", "a.safetensors");
+  const int64_t pen = registry->BeginLoad("pen", "a.safetensors");
+  EXPECT_EQ(registry->List().size(), 2u);
+  registry->AbandonLoad("ink", ink);
+  registry->AbandonLoad("pen", pen);
+  EXPECT_TRUE(registry->List().empty());
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,84 @@
+#include "client/command_line.h"
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace graft {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+// What needs no server.
+class CommandLineTest : public testing::Test {
+ protected:
+  int Run(const std::vector<const char*>& arguments) {
+    std::vector<const char*> argv = {"graft"};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    return RunCommandLine(static_cast<int>(argv.size()), argv.data(),
+                          Console{out_, err_});
+  }
+
+  std::ostringstream out_;
+  std::ostringstream err_;
+};
+
+TEST_F(CommandLineTest, HelpShowsTheCommands) {
+  EXPECT_EQ(Run({"--help"}), 0);
+  for (const char* const part :
+       {"generate", "adapter", "info", "--server", "GRAFT_SERVER", "--timeout",
+        "--retries"}) {
+    EXPECT_THAT(out_.str(), HasSubstr(part));
+  }
+  EXPECT_THAT(err_.str(), IsEmpty());
+}
+
+TEST_F(CommandLineTest, HelpOfACommandShowsItsOptions) {
+  EXPECT_EQ(Run({"generate", "--help"}), 0);
+  for (const char* const option :
+       {"PROMPT", "--negative", "--adapter", "NAME[=WEIGHT]", "--steps",
+        "--guidance", "--sampler", "--seed", "--width", "--height", "--count",
+        "--out", "--json"}) {
+    EXPECT_THAT(out_.str(), HasSubstr(option));
+  }
+}
+
+TEST_F(CommandLineTest, VersionIsShown) {
+  EXPECT_EQ(Run({"--version"}), 0);
+  EXPECT_THAT(out_.str(), StartsWith("graft 0."));
+}
+
+TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
+  const std::vector<std::vector<const char*>> kMistakes = {
+      {},
+      {"paint"},
+      {"generate"},
+      {"generate", "a star", "--steps", "many"},
+      {"generate", "a star", "--seed", "-1"},
+      {"generate", "a star", "--unknown"},
+      {"generate", "a star", "another"},
+      {"adapter"},
+      {"adapter", "load"},
+      {"info", "--timeout", "0"},
+      {"info", "--retries", "-1"},
+  };
+  for (const auto& mistake : kMistakes) {
+    err_.str("");
+    EXPECT_EQ(Run(mistake), 2);
+    EXPECT_THAT(err_.str(), StartsWith("graft: INVALID_ARGUMENT NO_REASON: "));
+    EXPECT_EQ(err_.str().find('\n'), err_.str().size() - 1) << err_.str();
+  }
+}
+
+TEST_F(CommandLineTest, WeightThatIsNoNumberIsRefusedHere) {
+  EXPECT_EQ(Run({"generate", "a star", "--adapter", "ink=strong"}), 1);
+  EXPECT_THAT(err_.str(), HasSubstr("--adapter ink=strong"));
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,201 @@
+// The real graftd: flags, output, signals, descriptors.
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/synchronization/notification.h"
+#include "client/client_status.h"
+#include "client/graft_client.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/integration/daemon_process.h"
+
+namespace graft {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+std::string EnvironmentOf(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/environ");
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// Connects to HOST:PORT and does nothing more; the descriptor.
+int Connect(const std::string& address) {
+  sockaddr_in target{};
+  target.sin_family = AF_INET;
+  target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int port = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+  target.sin_port = htons(static_cast<uint16_t>(port));
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)),
+            0);
+  return fd;
+}
+
+TEST(GraftdTest, ServesTheDemoModelWhenNoneIsGivenAndSaysSo) {
+  DaemonProcess daemon(std::vector<std::string>{});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  const auto info =
+      GraftClient({.server = daemon.address()}).GetServerInfo();
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(daemon.Stop(), 0);
+  EXPECT_THAT(daemon.log(), HasSubstr("serving the demo model"));
+  EXPECT_EQ(daemon.out(), "listening on " + daemon.address() + "\n");
+}
+
+TEST(GraftdTest, SecondDaemonOnAPortSaysThatItIsInUse) {
+  DaemonProcess first(std::vector<std::string>{});
+  ASSERT_TRUE(first.WaitUntilServing()) << first.log();
+  DaemonProcess second(std::vector<std::string>{"--listen=" + first.address()});
+  EXPECT_EQ(second.Wait(), 1);
+  EXPECT_THAT(second.log(), HasSubstr("in use"));
+}
+
+TEST(GraftdTest, BadFlagsEndItNamingTheFlag) {
+  const std::vector<std::string> kBad[] = {
+      {"--model=/nowhere", "--model"},
+      {"--adapter_dir=/nowhere", "--adapter_dir"},
+      {"--listen=nonsense", "--listen"},
+      {"--listen=0.0.0.0:0", "--allow_insecure"},
+      {"--device=tpu", "--device"},
+      {"--device=cuda:999", "cuda:999"},
+      {"--dtype=int8", "--dtype"},
+      {"--restore=magic", "--restore"},
+      {"--log_level=loud", "--log_level"},
+      {"--max_steps=0", "--max_steps"},
+      {"--max_steps=many", "max_steps"},
+      {"--min_side=4096", "--min_side"},
+      {"--exit_timeout=-1s", "--exit_timeout"},
+      {"--unknown_flag=1", "unknown_flag"},
+      {"argument", "argument"},
+  };
+  for (const auto& bad : kBad) {
+    DaemonProcess daemon(std::vector<std::string>{bad[0]});
+    EXPECT_EQ(daemon.Wait(), 1) << bad[0];
+    EXPECT_THAT(daemon.log(), HasSubstr(bad[1]));
+    EXPECT_EQ(daemon.out(), "");
+  }
+}
+
+TEST(GraftdTest, AllowInsecureServesOtherMachines) {
+  DaemonProcess daemon(std::vector<std::string>{"--listen=0.0.0.0:0",
+                                                "--allow_insecure"});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  EXPECT_THAT(daemon.address(), HasSubstr("0.0.0.0:"));
+}
+
+TEST(GraftdTest, HelpShowsOurFlagsOnly) {
+  DaemonProcess daemon(std::vector<std::string>{"--help"});
+  EXPECT_EQ(daemon.Wait(), 0);
+  for (const char* const flag :
+       {"--model", "--adapter_dir", "--listen", "--device", "--dtype",
+        "--restore", "--allow_insecure", "--exit_timeout", "--threads",
+        "--log_level", "--max_steps", "--max_adapter_file_bytes"}) {
+    EXPECT_THAT(daemon.out(), HasSubstr(flag));
+  }
+  EXPECT_THAT(daemon.out(), Not(HasSubstr("--flagfile")));
+}
+
+TEST(GraftdTest, IdleComputeThreadsDoNotSpin) {
+  DaemonProcess daemon(
+      DaemonProcess::Options{.flags = {}, .environment = {{"OMP_WAIT_POLICY", ""}}});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  EXPECT_THAT(EnvironmentOf(daemon.pid()),
+              HasSubstr("OMP_WAIT_POLICY=PASSIVE"));
+}
+
+TEST(GraftdTest, WaitPolicyOfTheUserStays) {
+  DaemonProcess daemon(DaemonProcess::Options{
+      .flags = {}, .environment = {{"OMP_WAIT_POLICY", "ACTIVE"}}});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  EXPECT_THAT(EnvironmentOf(daemon.pid()),
+              AllOf(HasSubstr("OMP_WAIT_POLICY=ACTIVE"),
+                    Not(HasSubstr("PASSIVE"))));
+}
+
+// Fault 23: the accepted request finishes, and a second signal would not wait.
+TEST(GraftdTest, FirstSignalDrainsAndSecondEndsAtOnce) {
+  DaemonProcess daemon(
+      std::vector<std::string>{"--max_steps=1000000", "--exit_timeout=1h"});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  absl::Notification running;
+  absl::Status generated;
+  std::thread client([&] {
+    v1::GenerateImageRequest request;
+    request.set_steps(1'000'000);  // for hours
+    generated = GraftClient({.server = daemon.address()})
+                    .Generate(request,
+                              [&](const v1::GenerateImageResponse& event) {
+                                if (event.has_progress() &&
+                                    !running.HasBeenNotified()) {
+                                  running.Notify();
+                                }
+                              })
+                    .status();
+  });
+  running.WaitForNotification();
+  daemon.Signal(SIGTERM);
+  GraftClient other({.server = daemon.address()});
+  absl::Status refused;
+  do {
+    refused = other.GetServerInfo().status();
+  } while (refused.ok());
+  EXPECT_EQ(ErrorReasonOf(refused), "DRAINING");
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 1);
+  client.join();
+  EXPECT_EQ(generated.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(GraftdTest, ExitTimeoutCancelsWhatStillRuns) {
+  DaemonProcess daemon(
+      std::vector<std::string>{"--max_steps=1000000", "--exit_timeout=100ms"});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  v1::GenerateImageRequest request;
+  request.set_steps(1'000'000);
+  const absl::Status generated =
+      GraftClient({.server = daemon.address()})
+          .Generate(request,
+                    [&](const v1::GenerateImageResponse& event) {
+                      if (event.has_started()) daemon.Signal(SIGINT);
+                    })
+          .status();
+  EXPECT_EQ(ErrorReasonOf(generated), "ADMIN_CANCELLED");
+  EXPECT_EQ(daemon.Wait(), 0);
+}
+
+// Fault 17. gRPC's own acceptor would never accept again (CVE-2023-4785).
+TEST(GraftdTest, ServesAgainAfterAFloodOfConnections) {
+  DaemonProcess daemon(
+      DaemonProcess::Options{.flags = {}, .max_descriptors = 64});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  std::vector<int> flood;
+  for (int i = 0; i < 300; ++i) flood.push_back(Connect(daemon.address()));
+  const absl::Status surplus =
+      GraftClient({.server = daemon.address()}).GetServerInfo().status();
+  EXPECT_EQ(surplus.code(), absl::StatusCode::kUnavailable);
+  for (const int fd : flood) close(fd);
+  const auto served = GraftClient({.server = daemon.address(), .retries = 20})
+                          .GetServerInfo();
+  EXPECT_TRUE(served.ok()) << served.status();
+  EXPECT_EQ(daemon.Stop(), 0);
+}
+
+}  // namespace
+}  // namespace graft
