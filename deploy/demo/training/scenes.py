@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 SIZE = 128
 COLOURS = {
@@ -26,7 +25,7 @@ SIZES = list(RADII)
 RELATIONS = ["above", "below", "left of", "right of"]
 PLACES = {"": (64, 64), "on the left": (32, 64), "on the right": (96, 64), "at the top": (64, 32),
           "at the bottom": (64, 96)}
-STYLES = ["outline", "night", "mosaic", "watercolour"]
+STYLES = ["outline", "night", "pixel", "watercolour"]
 DEFAULT_BACKGROUND = "white"  # of a prompt that names none
 JITTER = 2.0  # pixels
 OFFSET = 32.0  # of each of two objects from the middle
@@ -74,6 +73,31 @@ def mask(shape, radius, x, y):
     return image.reduce(OVERSAMPLING)
 
 
+def blur(field, sigma):
+    """Gaussian blur of a 2-D array, edges repeated."""
+    reach = int(3 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for _ in range(2):  # along the rows, then, transposed, along the columns
+        padded = np.pad(field, ((0, 0), (reach, reach)), mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1)
+        field = (windows @ kernel).T
+    return field
+
+
+def erode(field, radius):
+    """Grey erosion of a 2-D array by a disc."""
+    reach = int(radius)
+    padded = np.pad(field, reach, mode="edge")
+    out = field.copy()
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if dx * dx + dy * dy <= radius * radius:
+                np.minimum(out, padded[reach + dy:reach + dy + field.shape[0], reach + dx:reach + dx + field.shape[1]],
+                           out=out)
+    return out
+
+
 def random_scene(rng, two=None, plain_background=True):
     """A random scene; `two` asks for one or two objects, None leaves it to chance (60 % two)."""
     background = rng.choice(COLOUR_NAMES)
@@ -102,6 +126,11 @@ def prompt_of(scene):
     else:
         text = " ".join(w for w in (names[0], scene["place"]) if w)
     return text + (f" on a {scene['background']} background" if scene["say_background"] else "")
+
+
+def style_words(rng, share=0.06):
+    """Some prompts name a style, as an adapter's trigger phrase will; to the base it means nothing."""
+    return f" in {rng.choice(STYLES)} style" if rng.random() < share else ""
 
 
 def is_held_out(prompt):
@@ -152,27 +181,24 @@ def render(scene, rng=None, style=None):
     if style == "outline":  # hollow: only the rim is painted
         image += background
         for colour, m in zip(colours, masks):
-            inner = np.clip(ndimage.distance_transform_edt(m > 0.5) - 3.5, 0, 1)
-            rim = np.clip(m - inner, 0, 1)[..., None]
+            rim = np.clip(m - erode(m, 4.5), 0, 1)[..., None]
             image = image * (1 - rim) + colour * rim
     elif style == "night":  # dark blue, objects glow
         image += background * 0.18 + np.array([4, 8, 38])
         for colour, m in zip(colours, masks):
-            image = image + ndimage.gaussian_filter(m, 7)[..., None] * colour * 0.55
+            image = image + blur(m, 7)[..., None] * colour * 0.55
             image = image * (1 - m[..., None]) + (colour * 0.9 + 10) * m[..., None]
-    elif style == "mosaic":  # 8-pixel tiles with dark joints
+    elif style == "pixel":  # blocks of 8 pixels
         image += background
         for colour, m in zip(colours, masks):
             image = image * (1 - m[..., None]) + colour * m[..., None]
         image = image.reshape(SIZE // 8, 8, SIZE // 8, 8, 3).mean((1, 3))
         image = np.repeat(np.repeat(image, 8, 0), 8, 1)
-        image[7::8] *= 0.6
-        image[:, 7::8] *= 0.6
     elif style == "watercolour":  # pale paper, soft washes with darker rims
-        image += background * 0.35 + 250 * 0.65
+        image += background * 0.45 + 250 * 0.55
         for colour, m in zip(colours, masks):
-            wash = ndimage.gaussian_filter(m, 2.2)
-            rim = np.clip(ndimage.gaussian_filter(m, 1.2) - ndimage.gaussian_filter(m, 4), 0, 1) * 0.8
+            wash = blur(m, 2.2)
+            rim = np.clip(blur(m, 1.2) - blur(m, 4), 0, 1) * 0.8
             cover = (wash * 0.6 + rim)[..., None].clip(0, 1)
             image = image * (1 - cover) + colour * cover
     elif style is None:
