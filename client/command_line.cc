@@ -32,12 +32,14 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
   app.add_option("--timeout", options.timeout_seconds,
                  "Seconds to wait for an answer")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS");
   app.add_option("--retries", options.retries,
                  "How often to try again when the server is busy, starting or "
                  "away")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
   app.set_version_flag("--version", "graft " GRAFT_CLIENT_VERSION);
 }
 
@@ -76,6 +78,10 @@ int RunCommandLine(int argc, const char* const* argv, const Console& console) {
   CLI::App app(
       "graft asks a graftd for images, with the adapters that you name.",
       "graft");
+  app.footer(
+      "\nFor example:\n"
+      "  graft adapter load outline.safetensors\n"
+      "  graft generate \"a small blue star\" --adapter outline=0.8 --seed 1");
   app.require_subcommand(1);
   app.fallthrough();  // global options may follow the command
   GlobalOptions options;

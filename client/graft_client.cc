@@ -46,8 +46,8 @@ absl::Status Explain(absl::Status status, const std::string& server) {
       ErrorReasonOf(status) != "NO_REASON") {
     return status;
   }
-  return absl::UnavailableError(absl::StrCat(
-      status.message(), " (is graftd running at ", server, "?)"));
+  return absl::UnavailableError(
+      absl::StrCat(status.message(), " (is graftd running at ", server, "?)"));
 }
 
 }  // namespace
@@ -60,8 +60,7 @@ GraftClient::GraftClient(const Options& options)
       admin_(v1::AdminService::NewStub(channel_)) {}
 
 absl::StatusOr<GraftClient::Generated> GraftClient::Generate(
-    const v1::GenerateImageRequest& request,
-    const ProgressCallback& on_event) {
+    const v1::GenerateImageRequest& request, const ProgressCallback& on_event) {
   Generated generated;
   const absl::Status status = Call([&](grpc::ClientContext& context) {
     generated = {};  // of an attempt that failed half way

@@ -65,8 +65,7 @@ class GraftClient {
 
   grpc::Status GenerateOnce(const v1::GenerateImageRequest& request,
                             const ProgressCallback& on_event,
-                            grpc::ClientContext& context,
-                            Generated& generated);
+                            grpc::ClientContext& context, Generated& generated);
 
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;

@@ -31,9 +31,9 @@ void ProgressBar::Show(const v1::GenerateImageResponse& event) {
     const v1::Progress& progress = event.progress();
     Draw(absl::StrCat(
         Bar(progress.step(), progress.steps()),
-        images_ > 1 ? absl::StrCat("  image ", progress.image_index() + 1, "/",
-                                   images_)
-                    : ""));
+        images_ > 1
+            ? absl::StrCat("  image ", progress.image_index() + 1, "/", images_)
+            : ""));
   }
 }
 

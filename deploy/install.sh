@@ -44,7 +44,7 @@ packages=(
   g++ cmake ninja-build ccache mold pkg-config ca-certificates git
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libgtest-dev libgmock-dev
-  nlohmann-json3-dev libpng-dev libssl-dev libspdlog-dev libcli11-dev libutf8proc-dev
+  nlohmann-json3-dev libpng-dev libssl-dev libspdlog-dev libcli11-dev libicu-dev libre2-dev
   python3 python3-venv python3-pil fonts-dejavu-core
 )
 

@@ -41,11 +41,11 @@ void LogLoaded(const Engine& engine, absl::Duration duration) {
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
     const DaemonOptions& options, EngineFactory factory) {
   std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(factory)));
-  const RpcEnvironment environment{.hooks = &daemon->hooks_,
-                                   .clock = &daemon->clock_,
-                                   .state = &daemon->state_,
-                                   .write_timeout =
-                                       options.transport.write_timeout};
+  const RpcEnvironment environment{
+      .hooks = &daemon->hooks_,
+      .clock = &daemon->clock_,
+      .state = &daemon->state_,
+      .write_timeout = options.transport.write_timeout};
   GRAFT_ASSIGN_OR_RETURN(daemon->server_,
                          GrpcServer::Start(options.transport, environment));
   GRAFT_LOG(kInfo, "port open", {{"address", daemon->address()}});
@@ -115,8 +115,8 @@ absl::Status Daemon::LoadBackend() {
       store_, AdapterStore::Create(&source_, engine_.get(), store_options));
   scheduler_ = std::make_unique<RequestScheduler>(
       engine_.get(), &encoder_, &clock_,
-      RequestScheduler::Options{
-          .max_queued_requests = options_.limits.max_queued_requests});
+      RequestScheduler::Options{.max_queued_requests =
+                                    options_.limits.max_queued_requests});
   loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads);
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),

@@ -46,8 +46,9 @@ class Daemon {
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(
       const DaemonOptions& options, EngineFactory factory);
 
-  // Stops: health NOT_SERVING, new requests DRAINING, accepted ones finish within
-  // exit_timeout or are cancelled. Waits for the base model if it still loads.
+  // Stops: health NOT_SERVING, new requests DRAINING, accepted ones finish
+  // within exit_timeout or are cancelled. Waits for the base model if it still
+  // loads.
   ~Daemon();
 
   Daemon(const Daemon&) = delete;

@@ -28,8 +28,7 @@ struct NumberRule {
 };
 
 absl::Status Wrong(absl::string_view flag, absl::string_view why) {
-  return Error(ErrorReason::kInvalidField,
-               absl::StrCat("--", flag, ": ", why),
+  return Error(ErrorReason::kInvalidField, absl::StrCat("--", flag, ": ", why),
                {{"field", std::string(flag)}});
 }
 
@@ -49,27 +48,28 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
       NumberRule("max_adapters", limits.max_adapters, 0, 1024),
       NumberRule("max_adapter_weight", limits.max_adapter_weight, 0, 1000),
       NumberRule("max_guidance_scale", limits.max_guidance_scale, 0, 1e4),
-      NumberRule("max_prompt_bytes", as_double(limits.max_prompt_bytes), 1, kGiB),
-      NumberRule("max_message_bytes", as_double(limits.max_message_bytes), 1024, kGiB),
-      NumberRule("max_adapter_file_bytes", as_double(limits.max_adapter_file_bytes), 1,
-       1024 * kGiB),
-      NumberRule("max_adapter_header_bytes", as_double(limits.max_adapter_header_bytes), 2,
-       kGiB),
+      NumberRule("max_prompt_bytes", as_double(limits.max_prompt_bytes), 1,
+                 kGiB),
+      NumberRule("max_message_bytes", as_double(limits.max_message_bytes), 1024,
+                 kGiB),
+      NumberRule("max_adapter_file_bytes",
+                 as_double(limits.max_adapter_file_bytes), 1, 1024 * kGiB),
+      NumberRule("max_adapter_header_bytes",
+                 as_double(limits.max_adapter_header_bytes), 2, kGiB),
       NumberRule("max_queued_requests", limits.max_queued_requests, 1, 1e6),
-      NumberRule("default_steps", options.default_steps, 1,
-       limits.max_steps),
+      NumberRule("default_steps", options.default_steps, 1, limits.max_steps),
       NumberRule("default_guidance_scale", options.default_guidance_scale, 0,
-       limits.max_guidance_scale),
+                 limits.max_guidance_scale),
   };
   for (const NumberRule& rule : rules) {
     if (rule.value >= rule.min && rule.value <= rule.max) continue;
-    return Wrong(rule.flag,
-                 absl::StrCat("must be between ", rule.min, " and ", rule.max,
-                              ", not ", rule.value));
+    return Wrong(rule.flag, absl::StrCat("must be between ", rule.min, " and ",
+                                         rule.max, ", not ", rule.value));
   }
   if (limits.min_side > limits.max_side) {
     return Wrong("min_side", absl::StrCat("must not be above --max_side, which "
-                                          "is ", limits.max_side));
+                                          "is ",
+                                          limits.max_side));
   }
   if (options.exit_timeout < absl::ZeroDuration()) {
     return Wrong("exit_timeout", "must not be negative");

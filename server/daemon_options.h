@@ -39,8 +39,8 @@ struct DaemonOptions {
 // INVALID_FIELD names the first flag that is wrong.
 absl::Status ValidateDaemonOptions(const DaemonOptions& options);
 
-// What flags spell: "auto", "float32", "bfloat16", "float16"; "backup"; "debug",
-// "info", "warning", "error". INVALID_FIELD lists them.
+// What flags spell: "auto", "float32", "bfloat16", "float16"; "backup";
+// "debug", "info", "warning", "error". INVALID_FIELD lists them.
 absl::StatusOr<ComputeDtype> ParseComputeDtype(absl::string_view text);
 absl::StatusOr<RestoreMode> ParseRestoreMode(absl::string_view text);
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text);

@@ -90,8 +90,8 @@ bool IsOurs(const absl::CommandLineFlag& flag) {
   return absl::EndsWith(flag.Filename(), "server/main.cc");
 }
 
-// Abseil's own --help shows the flags of files that are called after the program
-// and exits with 1.
+// Abseil's own --help shows the flags of files that are called after the
+// program and exits with 1.
 void PrintHelp() {
   std::cout << kUsage << "\n\nFlags:\n";
   std::vector<const absl::CommandLineFlag*> flags;
@@ -158,19 +158,19 @@ absl::Status UseDemo(DaemonOptions& options) {
 }
 
 RequestLimits LimitsFromFlags() {
-  return {.max_steps = absl::GetFlag(FLAGS_max_steps),
-          .min_side = absl::GetFlag(FLAGS_min_side),
-          .max_side = absl::GetFlag(FLAGS_max_side),
-          .max_count = absl::GetFlag(FLAGS_max_count),
-          .max_adapters = absl::GetFlag(FLAGS_max_adapters),
-          .max_adapter_weight = absl::GetFlag(FLAGS_max_adapter_weight),
-          .max_guidance_scale = absl::GetFlag(FLAGS_max_guidance_scale),
-          .max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes),
-          .max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes),
-          .max_adapter_file_bytes = absl::GetFlag(FLAGS_max_adapter_file_bytes),
-          .max_adapter_header_bytes =
-              absl::GetFlag(FLAGS_max_adapter_header_bytes),
-          .max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests)};
+  return {
+      .max_steps = absl::GetFlag(FLAGS_max_steps),
+      .min_side = absl::GetFlag(FLAGS_min_side),
+      .max_side = absl::GetFlag(FLAGS_max_side),
+      .max_count = absl::GetFlag(FLAGS_max_count),
+      .max_adapters = absl::GetFlag(FLAGS_max_adapters),
+      .max_adapter_weight = absl::GetFlag(FLAGS_max_adapter_weight),
+      .max_guidance_scale = absl::GetFlag(FLAGS_max_guidance_scale),
+      .max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes),
+      .max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes),
+      .max_adapter_file_bytes = absl::GetFlag(FLAGS_max_adapter_file_bytes),
+      .max_adapter_header_bytes = absl::GetFlag(FLAGS_max_adapter_header_bytes),
+      .max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests)};
 }
 
 absl::StatusOr<DaemonOptions> OptionsFromFlags() {
@@ -220,10 +220,10 @@ absl::Status Serve(const DaemonOptions& options) {
 
 absl::Status Run(const std::vector<char*>& positional) {
   if (positional.size() > 1) {
-    return Error(ErrorReason::kInvalidField,
-                 absl::StrCat("unexpected argument \"",
-                              EscapeUntrusted(positional[1]),
-                              "\"; graftd takes flags only"));
+    return Error(
+        ErrorReason::kInvalidField,
+        absl::StrCat("unexpected argument \"", EscapeUntrusted(positional[1]),
+                     "\"; graftd takes flags only"));
   }
   GRAFT_ASSIGN_OR_RETURN(const LogLevel level,
                          ParseLogLevel(absl::GetFlag(FLAGS_log_level)));
@@ -241,9 +241,9 @@ absl::Status Run(const std::vector<char*>& positional) {
 }  // namespace graft
 
 int main(int argc, char** argv) {
+  if (graft::HandledInformation(argc, argv)) return EXIT_SUCCESS;
   graft::ReexecWithPassiveOpenMp(argv);
   graft::SignalThread::BlockSignals();
-  if (graft::HandledInformation(argc, argv)) return EXIT_SUCCESS;
   absl::SetProgramUsageMessage(graft::kUsage);
   const absl::Status status = graft::Run(absl::ParseCommandLine(argc, argv));
   if (status.ok()) return EXIT_SUCCESS;

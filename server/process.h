@@ -13,8 +13,8 @@ namespace graft {
 
 // Starts this program again, in place, with OMP_WAIT_POLICY=PASSIVE, unless the
 // variable is set: OpenMP reads it before main, and its default lets idle
-// compute threads spin, which takes the cores from everything else. Returns when
-// nothing was to do, or the program could not be started.
+// compute threads spin, which takes the cores from everything else. Returns
+// when nothing was to do, or the program could not be started.
 void ReexecWithPassiveOpenMp(char** argv);
 
 // Raises the soft limit of open descriptors to the hard one. The limit now.

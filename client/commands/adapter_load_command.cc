@@ -36,11 +36,10 @@ class AdapterLoadCommand : public Command {
  public:
   explicit AdapterLoadCommand(CLI::App& adapter)
       : app_(adapter.add_subcommand("load", "Load an adapter from a file")) {
-    app_->add_option("file", path_,
+    app_->add_option("FILE", path_,
                      "The file, by its path relative to the server's "
                      "--adapter_dir")
-        ->required()
-        ->type_name("FILE");
+        ->required();
     app_->add_option("--name", name_,
                      "What to call it (default: the file's stem)");
     app_->add_flag("--allow-partial", allow_partial_,

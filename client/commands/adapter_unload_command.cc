@@ -12,7 +12,7 @@ class AdapterUnloadCommand : public Command {
   explicit AdapterUnloadCommand(CLI::App& adapter)
       : app_(adapter.add_subcommand(
             "unload", "Forget an adapter, when no request uses it any more")) {
-    app_->add_option("name", name_, "Its name")->required()->type_name("NAME");
+    app_->add_option("NAME", name_, "Its name")->required();
   }
 
   bool called() const override { return app_->parsed(); }

@@ -134,8 +134,8 @@ void PrintJson(const v1::Finished& finished,
   }
   const Json json = {
       {"files", files},
-      {"seeds", std::vector<uint64_t>(finished.seeds().begin(),
-                                      finished.seeds().end())},
+      {"seeds",
+       std::vector<uint64_t>(finished.seeds().begin(), finished.seeds().end())},
       {"adapters", adapters},
       {"base_sha256", finished.base_sha256()},
       {"timings_ms", TimingsJson(finished.timings())},
@@ -166,10 +166,9 @@ class GenerateCommand : public Command {
  public:
   explicit GenerateCommand(CLI::App& parent)
       : app_(parent.add_subcommand("generate", "Make images from a prompt")) {
-    app_->add_option("prompt", options_.prompt, "What to draw")
-        ->required()
-        ->type_name("PROMPT");
-    app_->add_option("--negative", options_.negative, "What to steer away from");
+    app_->add_option("PROMPT", options_.prompt, "What to draw")->required();
+    app_->add_option("--negative", options_.negative,
+                     "What to steer away from");
     app_->add_option("--adapter", options_.adapters,
                      "A loaded adapter, with weight 1 unless given; repeat it "
                      "for several")
@@ -214,9 +213,8 @@ class GenerateCommand : public Command {
     }
     ProgressBar bar(console, options_.count);
     const absl::StatusOr<GraftClient::Generated> generated = client.Generate(
-        *request, [&bar](const v1::GenerateImageResponse& event) {
-          bar.Show(event);
-        });
+        *request,
+        [&bar](const v1::GenerateImageResponse& event) { bar.Show(event); });
     bar.Clear();
     if (!generated.ok()) return generated.status();
     return Save(*generated, console);

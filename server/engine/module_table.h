@@ -33,7 +33,8 @@ struct ModuleInfo {
 // Every module of U-Net and text encoder, sorted by name.
 struct ModuleTable {
   BaseFamily family = BaseFamily::kOther;
-  // Of the U-Net, for the original (LDM) numbering of its blocks.
+  // Of the U-Net, for the original (LDM) numbering of its blocks. 0 where the
+  // levels differ: then there is no such numbering.
   int unet_layers_per_block = 2;
   std::vector<ModuleInfo> modules;
 };

@@ -46,8 +46,8 @@ void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
       [&backend, &response, allow_missing, done = std::move(done),
        on_freed](absl::StatusOr<PreparedAdapterPtr> adapter) {
         if (!adapter.ok()) {
-          const bool missing = GetErrorReason(adapter.status()) ==
-                               ErrorReason::kAdapterNotFound;
+          const bool missing =
+              GetErrorReason(adapter.status()) == ErrorReason::kAdapterNotFound;
           done(missing && allow_missing ? absl::OkStatus() : adapter.status());
           return;
         }
@@ -57,16 +57,16 @@ void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
 }
 
 // The page after the adapter whose name the token holds.
-absl::Status List(const Backend& backend, const v1::ListAdaptersRequest& request,
+absl::Status List(const Backend& backend,
+                  const v1::ListAdaptersRequest& request,
                   v1::ListAdaptersResponse& response) {
   std::string after;
   if (!absl::WebSafeBase64Unescape(request.page_token(), &after) ||
       (!after.empty() && !ValidateAdapterName(after, "page_token").ok())) {
-    return InvalidField("page_token",
-                        "is none that ListAdapters returned");
+    return InvalidField("page_token", "is none that ListAdapters returned");
   }
-  const size_t page_size =
-      request.page_size() == 0 ? kDefaultPageSize
+  const size_t page_size = request.page_size() == 0
+                               ? kDefaultPageSize
                                : std::min(request.page_size(), kMaxPageSize);
   const std::vector<AdapterInfo> all = backend.adapters->List();
   auto next = std::find_if(

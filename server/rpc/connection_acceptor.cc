@@ -90,14 +90,14 @@ void ConnectionAcceptor::RefuseOne() {
 
 bool ConnectionAcceptor::HasRoom() {
   if (connections_.size() < max_connections_) return true;
-  connections_.erase(
-      std::remove_if(connections_.begin(), connections_.end(),
-                     [](const Connection& connection) {
-                       struct stat status {};
-                       return fstat(connection.fd, &status) != 0 ||
-                              status.st_ino != connection.inode;
-                     }),
-      connections_.end());
+  connections_.erase(std::remove_if(connections_.begin(), connections_.end(),
+                                    [](const Connection& connection) {
+                                      struct stat status {};
+                                      return fstat(connection.fd, &status) !=
+                                                 0 ||
+                                             status.st_ino != connection.inode;
+                                    }),
+                     connections_.end());
   if (connections_.size() < max_connections_) return true;
   GRAFT_LOG(kWarning, "connection refused: too many are open",
             {{"open", absl::StrCat(connections_.size())}});
@@ -108,7 +108,8 @@ int MaxConnectionsForDescriptors(int limit) {
   std::error_code error;
   const std::filesystem::directory_iterator open_now("/proc/self/fd", error);
   const int used =
-      error ? 0 : static_cast<int>(std::distance(begin(open_now), end(open_now)));
+      error ? 0
+            : static_cast<int>(std::distance(begin(open_now), end(open_now)));
   return std::max(1, limit - used - kReservedDescriptors);
 }
 

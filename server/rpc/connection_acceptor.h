@@ -50,7 +50,8 @@ class ConnectionAcceptor {
   // Accepts and closes one connection although no descriptor is free.
   void RefuseOne();
 
-  // Whether one more may be open. Looks through all only when the count says no.
+  // Whether one more may be open. Looks through all only when the count says
+  // no.
   bool HasRoom();
 
   const ListenSocket socket_;

@@ -136,9 +136,10 @@ void GenerateReactor::Advance() {
 void GenerateReactor::StartWriteTimer() {
   write_timer_ = std::make_unique<grpc::Alarm>();
   write_timer_->Set(
-      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                   gpr_time_from_millis(
-                       absl::ToInt64Milliseconds(write_timeout_), GPR_TIMESPAN)),
+      gpr_time_add(
+          gpr_now(GPR_CLOCK_MONOTONIC),
+          gpr_time_from_millis(absl::ToInt64Milliseconds(write_timeout_),
+                               GPR_TIMESPAN)),
       [self = self_](bool expired) { self->OnWriteTimer(expired); });
 }
 

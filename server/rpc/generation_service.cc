@@ -21,11 +21,10 @@ namespace {
 
 // "ink=0.8,night=1", for the log.
 std::string DescribeAdapters(const std::vector<AdapterChoice>& adapters) {
-  return absl::StrJoin(adapters, ",",
-                       [](std::string* out, const AdapterChoice& adapter) {
-                         absl::StrAppend(out, adapter.name, "=",
-                                         adapter.weight);
-                       });
+  return absl::StrJoin(
+      adapters, ",", [](std::string* out, const AdapterChoice& adapter) {
+        absl::StrAppend(out, adapter.name, "=", adapter.weight);
+      });
 }
 
 // Pins what the request names: from here on its content is fixed.
@@ -38,13 +37,13 @@ absl::StatusOr<std::vector<RequestedAdapter>> AcquireAdapters(
     for (const RequestedAdapter& other : adapters) {
       if (other.handle.sha256() == handle.sha256()) {
         return InvalidField(
-            "adapters", absl::StrCat("adapters \"", other.handle.name(),
-                                     "\" and \"", choice.name,
-                                     "\" have the same content; name one"));
+            "adapters",
+            absl::StrCat("adapters \"", other.handle.name(), "\" and \"",
+                         choice.name, "\" have the same content; name one"));
       }
     }
-    adapters.push_back({std::move(handle), choice.weight,
-                        choice.text_encoder_weight});
+    adapters.push_back(
+        {std::move(handle), choice.weight, choice.text_encoder_weight});
   }
   return adapters;
 }
@@ -66,8 +65,8 @@ absl::Status Start(const RpcEnvironment& environment,
   rpc.adapters = DescribeAdapters(checked.adapters);
 
   auto task = std::make_unique<GenerationTask>();
-  GRAFT_ASSIGN_OR_RETURN(
-      task->adapters, AcquireAdapters(checked.adapters, *backend->adapters));
+  GRAFT_ASSIGN_OR_RETURN(task->adapters,
+                         AcquireAdapters(checked.adapters, *backend->adapters));
   task->params = std::move(checked.params);
   task->count = checked.count;
   task->observer = reactor.MakeObserver(task->params.seed);

@@ -108,20 +108,18 @@ GrpcServer::~GrpcServer() {
 void GrpcServer::SetServing(bool serving) {
   auto* const health = server_->GetHealthCheckService();
   health->SetServingStatus(serving);  // "" and every name set before
-  for (const char* const service :
-       {v1::GenerationService::service_full_name(),
-        v1::AdapterService::service_full_name(),
-        v1::AdminService::service_full_name()}) {
+  for (const char* const service : {v1::GenerationService::service_full_name(),
+                                    v1::AdapterService::service_full_name(),
+                                    v1::AdminService::service_full_name()}) {
     health->SetServingStatus(service, serving);
   }
 }
 
 void GrpcServer::Shutdown(absl::Duration grace) {
   acceptor_.reset();
-  server_->Shutdown(
-      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                   gpr_time_from_millis(absl::ToInt64Milliseconds(grace),
-                                        GPR_TIMESPAN)));
+  server_->Shutdown(gpr_time_add(
+      gpr_now(GPR_CLOCK_MONOTONIC),
+      gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN)));
   server_->Wait();
 }
 

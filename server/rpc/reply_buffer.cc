@@ -14,7 +14,8 @@ void ReplyBuffer::AddQueued(int position) {
 void ReplyBuffer::AddStarted() { AddMessage().mutable_started(); }
 
 void ReplyBuffer::AddProgress(int image_index, int step, int steps) {
-  const bool replaces = !entries_.empty() && entries_.back().message.has_progress();
+  const bool replaces =
+      !entries_.empty() && entries_.back().message.has_progress();
   v1::Progress& progress = replaces
                                ? *entries_.back().message.mutable_progress()
                                : *AddMessage().mutable_progress();

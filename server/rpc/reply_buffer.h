@@ -11,8 +11,8 @@
 
 namespace graft {
 
-// What waits to be written to one client of GenerateImage, in the order in which
-// it is to be written. A slow client's backlog is bounded: a new progress
+// What waits to be written to one client of GenerateImage, in the order in
+// which it is to be written. A slow client's backlog is bounded: a new progress
 // replaces an old one that was not yet taken, and images number at most
 // `count`. Thread-compatible: the reactor's mutex guards it.
 class ReplyBuffer {

@@ -34,9 +34,9 @@ absl::Status CheckPrompt(absl::string_view field, const std::string& prompt,
   if (static_cast<int64_t>(prompt.size()) <= limits.max_prompt_bytes) {
     return absl::OkStatus();
   }
-  return InvalidField(
-      field, absl::StrCat("has ", prompt.size(), " bytes; at most ",
-                          limits.max_prompt_bytes, " are allowed"));
+  return InvalidField(field,
+                      absl::StrCat("has ", prompt.size(), " bytes; at most ",
+                                   limits.max_prompt_bytes, " are allowed"));
 }
 
 // A side in pixels; 0 stands for `default_side`.
@@ -45,29 +45,27 @@ absl::StatusOr<int> ValidateSide(absl::string_view field, uint32_t value,
                                  const RequestLimits& limits) {
   if (value == 0) return default_side;
   GRAFT_RETURN_IF_ERROR(
-      CheckRange(field, int64_t{value}, limits.min_side,
-                 limits.max_side));
+      CheckRange(field, int64_t{value}, limits.min_side, limits.max_side));
   if (value % kSideMultiple != 0) {
     const uint32_t below = value - value % kSideMultiple;
     return InvalidField(
-        field, absl::StrCat("must be a multiple of ", kSideMultiple,
-                            ", not ", value, "; try ", below, " or ",
-                            below + kSideMultiple));
+        field,
+        absl::StrCat("must be a multiple of ", kSideMultiple, ", not ", value,
+                     "; try ", below, " or ", below + kSideMultiple));
   }
   return static_cast<int>(value);
 }
 
-absl::StatusOr<std::string> ValidateSampler(const std::string& sampler,
-                                            const GenerationDefaults& defaults) {
+absl::StatusOr<std::string> ValidateSampler(
+    const std::string& sampler, const GenerationDefaults& defaults) {
   if (sampler.empty()) return defaults.sampler;
   const std::vector<std::string>& names = SamplerNames();
   if (std::find(names.begin(), names.end(), sampler) != names.end()) {
     return sampler;
   }
   return InvalidField(
-      "sampler", absl::StrCat("must be one of ",
-                              absl::StrJoin(names, ", "), ", not \"",
-                              EscapeUntrusted(sampler, 64), "\""));
+      "sampler", absl::StrCat("must be one of ", absl::StrJoin(names, ", "),
+                              ", not \"", EscapeUntrusted(sampler, 64), "\""));
 }
 
 absl::StatusOr<AdapterChoice> ValidateAdapter(const v1::AdapterRef& ref,
@@ -78,7 +76,8 @@ absl::StatusOr<AdapterChoice> ValidateAdapter(const v1::AdapterRef& ref,
   GRAFT_RETURN_IF_ERROR(
       ValidateAdapterName(ref.name(), absl::StrCat(field, ".name")));
   GRAFT_ASSIGN_OR_RETURN(
-      choice.sha256, ValidateSha256(ref.sha256(), absl::StrCat(field, ".sha256")));
+      choice.sha256,
+      ValidateSha256(ref.sha256(), absl::StrCat(field, ".sha256")));
   if (ref.has_weight()) choice.weight = WidenFloat(ref.weight());
   choice.text_encoder_weight = ref.has_text_encoder_weight()
                                    ? WidenFloat(ref.text_encoder_weight())
@@ -95,16 +94,15 @@ absl::StatusOr<std::vector<AdapterChoice>> ValidateAdapters(
     const v1::GenerateImageRequest& request, const RequestLimits& limits) {
   if (request.adapters_size() > limits.max_adapters) {
     return InvalidField(
-        "adapters", absl::StrCat("at most ", limits.max_adapters,
-                                 " adapters are allowed, not ",
-                                 request.adapters_size()));
+        "adapters",
+        absl::StrCat("at most ", limits.max_adapters,
+                     " adapters are allowed, not ", request.adapters_size()));
   }
   std::vector<AdapterChoice> choices;
   for (int i = 0; i < request.adapters_size(); ++i) {
     const std::string field = absl::StrCat("adapters[", i, "]");
-    GRAFT_ASSIGN_OR_RETURN(
-        AdapterChoice choice,
-        ValidateAdapter(request.adapters(i), field, limits));
+    GRAFT_ASSIGN_OR_RETURN(AdapterChoice choice,
+                           ValidateAdapter(request.adapters(i), field, limits));
     for (const AdapterChoice& other : choices) {
       if (other.name == choice.name) {
         return InvalidField(
@@ -137,12 +135,10 @@ absl::StatusOr<GenerationRequest> ValidateGenerateImageRequest(
       CheckPrompt("negative_prompt", request.negative_prompt(), limits));
   params.prompt = request.prompt();
   params.negative_prompt = request.negative_prompt();
-  GRAFT_ASSIGN_OR_RETURN(
-      params.width,
-      ValidateSide("width", request.width(), defaults.width, limits));
-  GRAFT_ASSIGN_OR_RETURN(
-      params.height,
-      ValidateSide("height", request.height(), defaults.height, limits));
+  GRAFT_ASSIGN_OR_RETURN(params.width, ValidateSide("width", request.width(),
+                                                    defaults.width, limits));
+  GRAFT_ASSIGN_OR_RETURN(params.height, ValidateSide("height", request.height(),
+                                                     defaults.height, limits));
   GRAFT_RETURN_IF_ERROR(
       CheckRange("steps", int64_t{request.steps()}, 1, limits.max_steps));
   params.steps = static_cast<int>(request.steps());

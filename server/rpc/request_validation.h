@@ -13,8 +13,8 @@
 
 namespace graft {
 
-// What a request may ask for. Checked before the queue, published in ServerInfo,
-// each with a flag of graftd.
+// What a request may ask for. Checked before the queue, published in
+// ServerInfo, each with a flag of graftd.
 struct RequestLimits {
   int max_steps = 1000;
   int min_side = 64;    // pixels

@@ -98,8 +98,7 @@ absl::Status RpcCall::Admit(const grpc::CallbackServerContext& call) {
         return absl::ascii_isgraph(c) || c == ' ';
       })) {
     return InvalidField("request_id",
-                        absl::StrCat("must be at most ",
-                                     kMaxRequestIdBytes,
+                        absl::StrCat("must be at most ", kMaxRequestIdBytes,
                                      " printable ASCII characters"));
   }
   return absl::OkStatus();

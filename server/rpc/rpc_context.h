@@ -21,9 +21,9 @@ struct RpcContext {
   std::string request_id;   // the client's, or one made here
   std::string traceparent;  // W3C trace context; empty if none or malformed
   std::string tenant = "default";
-  std::string peer;         // as gRPC tells it
-  std::string adapters;     // that the request names, for the log
-  absl::Time start;         // on the server's Clock
+  std::string peer;      // as gRPC tells it
+  std::string adapters;  // that the request names, for the log
+  absl::Time start;      // on the server's Clock
   absl::Time deadline = absl::InfiniteFuture();  // the client's, on that Clock
 };
 

@@ -13,12 +13,13 @@
 
 namespace graft {
 
-// Ends a unary RPC, once, on any thread. With OK the response must be filled in.
+// Ends a unary RPC, once, on any thread. With OK the response must be filled
+// in.
 using UnaryDone = std::function<void(const absl::Status&)>;
 
-// What a unary RPC does once it is admitted and there is something to work with:
-// quick, or handed over to an executor. Calls `done` now or later; request and
-// response live until then.
+// What a unary RPC does once it is admitted and there is something to work
+// with: quick, or handed over to an executor. Calls `done` now or later;
+// request and response live until then.
 using UnaryHandler =
     std::function<void(const Backend& backend, UnaryDone done)>;
 

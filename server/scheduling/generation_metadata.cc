@@ -64,13 +64,14 @@ std::string Infotext(const EngineInfo& engine, const GenerationParams& params,
       {"Model hash", engine.base_sha256.substr(0, 10)},
       {"Model", engine.model_name},
   };
-  if (!adapters.empty()) pairs.emplace_back("Lora hashes", LoraHashes(adapters));
+  if (!adapters.empty())
+    pairs.emplace_back("Lora hashes", LoraHashes(adapters));
   pairs.emplace_back("Version", absl::StrCat("graft ", Version()));
 
   std::string text = WithoutNul(params.prompt);
   if (!params.negative_prompt.empty()) {
-    absl::StrAppend(&text, "\nNegative prompt: ",
-                    WithoutNul(params.negative_prompt));
+    absl::StrAppend(&text,
+                    "\nNegative prompt: ", WithoutNul(params.negative_prompt));
   }
   absl::StrAppend(
       &text, "\n",

@@ -29,7 +29,8 @@ AcceptedRequest RequestQueue::TakeNext() {
 
 std::vector<AcceptedRequest> RequestQueue::TakeDead(absl::Time now) {
   const auto dead = std::stable_partition(
-      requests_.begin(), requests_.end(), [now](const AcceptedRequest& request) {
+      requests_.begin(), requests_.end(),
+      [now](const AcceptedRequest& request) {
         return CheckTaskLiveness(request.replies->task(), now, {}).ok();
       });
   std::vector<AcceptedRequest> taken(std::make_move_iterator(dead),
@@ -39,9 +40,8 @@ std::vector<AcceptedRequest> RequestQueue::TakeDead(absl::Time now) {
 }
 
 std::vector<AcceptedRequest> RequestQueue::TakeAll() {
-  std::vector<AcceptedRequest> taken(
-      std::make_move_iterator(requests_.begin()),
-      std::make_move_iterator(requests_.end()));
+  std::vector<AcceptedRequest> taken(std::make_move_iterator(requests_.begin()),
+                                     std::make_move_iterator(requests_.end()));
   requests_.clear();
   return taken;
 }

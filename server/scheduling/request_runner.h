@@ -15,8 +15,8 @@
 namespace graft {
 
 // Makes the images of one request at a time: switch, then for each image text
-// conditioning, denoising steps, decoding. Looks before each stage and each step
-// whether the request is still wanted. Owner-thread-only.
+// conditioning, denoising steps, decoding. Looks before each stage and each
+// step whether the request is still wanted. Owner-thread-only.
 class RequestRunner {
  public:
   // All pointers outlive the runner. `aborting`: give up at the next step.

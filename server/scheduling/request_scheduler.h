@@ -90,7 +90,8 @@ class RequestScheduler {
   // Waits for something to do.
   Work AwaitWork() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Ends the waiting requests whose client is gone or whose deadline has passed.
+  // Ends the waiting requests whose client is gone or whose deadline has
+  // passed.
   void EndDeadRequests() ABSL_LOCKS_EXCLUDED(mu_);
   void EndDead(const std::vector<AcceptedRequest>& dead, absl::Time now);
 
@@ -108,8 +109,8 @@ class RequestScheduler {
   mutable absl::Mutex mu_;
   RequestQueue queue_ ABSL_GUARDED_BY(mu_);
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
-  bool running_ ABSL_GUARDED_BY(mu_) = false;    // the owner thread has a request
-  int unfinished_ ABSL_GUARDED_BY(mu_) = 0;      // accepted, OnDone not called
+  bool running_ ABSL_GUARDED_BY(mu_) = false;  // the owner thread has a request
+  int unfinished_ ABSL_GUARDED_BY(mu_) = 0;    // accepted, OnDone not called
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 

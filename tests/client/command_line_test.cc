@@ -30,9 +30,8 @@ class CommandLineTest : public testing::Test {
 
 TEST_F(CommandLineTest, HelpShowsTheCommands) {
   EXPECT_EQ(Run({"--help"}), 0);
-  for (const char* const part :
-       {"generate", "adapter", "info", "--server", "GRAFT_SERVER", "--timeout",
-        "--retries"}) {
+  for (const char* const part : {"generate", "adapter", "info", "--server",
+                                 "GRAFT_SERVER", "--timeout", "--retries"}) {
     EXPECT_THAT(out_.str(), HasSubstr(part));
   }
   EXPECT_THAT(err_.str(), IsEmpty());

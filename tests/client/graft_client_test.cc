@@ -41,8 +41,8 @@ class ScriptedAdmin : public v1::AdminService::Service {
                              const v1::GetServerInfoRequest*,
                              v1::ServerInfo* response) override {
     ++calls;
-    had_deadline = context->deadline() !=
-                   std::chrono::system_clock::time_point::max();
+    had_deadline =
+        context->deadline() != std::chrono::system_clock::time_point::max();
     if (answers.empty()) {
       response->set_model("scripted");
       return grpc::Status::OK;

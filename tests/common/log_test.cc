@@ -144,6 +144,8 @@ TEST(LogDeathTest, LinesBeforeTheEndAreWritten) {
   testing::GTEST_FLAG(death_test_style) = "threadsafe";
   EXPECT_EXIT(
       {
+        // So many that the writing thread cannot have written them by itself.
+        for (int i = 0; i < 8000; ++i) GRAFT_LOG(kInfo, std::string(200, 'x'));
         GRAFT_LOG(kInfo, "last words");
         std::exit(3);
       },

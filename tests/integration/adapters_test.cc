@@ -168,9 +168,8 @@ TEST_F(AdaptersTest, ForeignPageTokenIsRefused) {
   request.set_page_token("not one of ours!");
   v1::ListAdaptersResponse response;
   grpc::ClientContext context;
-  EXPECT_EQ(
-      ReasonOf(adapters_->ListAdapters(&context, request, &response)),
-      "INVALID_FIELD");
+  EXPECT_EQ(ReasonOf(adapters_->ListAdapters(&context, request, &response)),
+            "INVALID_FIELD");
 }
 
 TEST_F(AdaptersTest, UnloadAnswersWhenTheMemoryIsFree) {

@@ -166,8 +166,8 @@ TEST_F(BadInputTest, Pickle) {
 
 TEST_F(BadInputTest, TruncatedFile) {
   const std::string whole = TinyLoraFile();
-  for (const size_t size : {size_t{0}, size_t{7}, size_t{100},
-                            whole.size() - 1}) {
+  for (const size_t size :
+       {size_t{0}, size_t{7}, size_t{100}, whole.size() - 1}) {
     ExpectError(WriteAndLoad(whole.substr(0, size)),
                 StatusCode::FAILED_PRECONDITION, "ADAPTER_CORRUPT", "");
   }
@@ -181,16 +181,15 @@ TEST_F(BadInputTest, ShapeThatDoesNotFit) {
                             "blocks_0_attn1_to_q",
                             {2, 9}, {8, 2})
               .Build()),
-      StatusCode::FAILED_PRECONDITION, "ADAPTER_BASE_MISMATCH",
-      "found [2, 9]");
+      StatusCode::FAILED_PRECONDITION, "ADAPTER_BASE_MISMATCH", "found [2, 9]");
 }
 
 TEST_F(BadInputTest, KeyThatFitsNoModule) {
-  ExpectError(WriteAndLoad(AdapterFileBuilder()
-                               .AddKohyaPair("lora_unet_nowhere", {2, 8}, {8, 2})
-                               .Build()),
-              StatusCode::FAILED_PRECONDITION, "ADAPTER_KEYS_UNMATCHED",
-              "nowhere");
+  ExpectError(
+      WriteAndLoad(AdapterFileBuilder()
+                       .AddKohyaPair("lora_unet_nowhere", {2, 8}, {8, 2})
+                       .Build()),
+      StatusCode::FAILED_PRECONDITION, "ADAPTER_KEYS_UNMATCHED", "nowhere");
 }
 
 TEST_F(BadInputTest, NanInside) {

@@ -91,8 +91,7 @@ TEST_F(CliTest, GenerateJsonHasWhatScriptsNeed) {
   const json result =
       RunJson({"generate", "a star", "--adapter", "ink=0.8", "--seed", "5",
                "--count", "2", "--json", "--out", Out("star.png")});
-  EXPECT_EQ(result.at("files"),
-            json({Out("star-0.png"), Out("star-1.png")}));
+  EXPECT_EQ(result.at("files"), json({Out("star-0.png"), Out("star-1.png")}));
   EXPECT_EQ(result.at("seeds"), json({5, 6}));
   EXPECT_EQ(result.at("adapters").at(0).at("name"), "ink");
   EXPECT_EQ(result.at("adapters").at(0).at("weight"), 0.8);
@@ -115,10 +114,16 @@ TEST_F(CliTest, EachOfSeveralFilesIsTheSingleOne) {
 
 TEST_F(CliTest, EveryOptionReachesTheServer) {
   LoadInk();
-  RunOk({"generate", "a star", "--negative", "red", "--adapter", "ink",
-         "--steps", "3", "--guidance", "4.5", "--sampler", "euler_a", "--seed",
-         "18446744073709551615", "--width", "64", "--height", "128", "--out",
-         Out("a.png")});
+  RunOk({"generate",   "a star",
+         "--negative", "red",
+         "--adapter",  "ink",
+         "--steps",    "3",
+         "--guidance", "4.5",
+         "--sampler",  "euler_a",
+         "--seed",     "18446744073709551615",
+         "--width",    "64",
+         "--height",   "128",
+         "--out",      Out("a.png")});
   const GenerationParams params = daemon_.engine().begun().back();
   EXPECT_EQ(params.prompt, "a star");
   EXPECT_EQ(params.negative_prompt, "red");
@@ -147,8 +152,8 @@ TEST_F(CliTest, EmptyPromptIsLegal) {
 }
 
 TEST_F(CliTest, ServerErrorIsOneLineWithCodeAndReason) {
-  const Ran ran = Run({"generate", "a star", "--adapter", "nobody", "--out",
-                       Out("a.png")});
+  const Ran ran =
+      Run({"generate", "a star", "--adapter", "nobody", "--out", Out("a.png")});
   EXPECT_EQ(ran.exit_code, 1);
   EXPECT_THAT(ran.err, StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
   EXPECT_EQ(ran.err.find('\n'), ran.err.size() - 1);
@@ -186,7 +191,8 @@ TEST_F(CliTest, AdaptersAreLoadedListedAndUnloaded) {
   EXPECT_EQ(list.at("adapters").at(0).at("path"),
             "my styles/ink v2.safetensors");
   EXPECT_THAT(RunOk({"adapter", "unload", "ink"}), StartsWith("unloaded: ink"));
-  EXPECT_EQ(RunJson({"adapter", "list", "--json"}), json({{"adapters", json::array()}}));
+  EXPECT_EQ(RunJson({"adapter", "list", "--json"}),
+            json({{"adapters", json::array()}}));
   EXPECT_THAT(Run({"adapter", "unload", "ink"}).err,
               StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
 }
@@ -213,8 +219,9 @@ TEST_F(CliTest, InfoTellsTheServer) {
 TEST_F(CliTest, GlobalOptionsMayFollowTheCommand) {
   std::ostringstream out;
   std::ostringstream err;
-  const char* const argv[] = {"graft", "info", "--server",
-                              daemon_.address().c_str(), "--timeout", "30"};
+  const char* const argv[] = {"graft",     "info",
+                              "--server",  daemon_.address().c_str(),
+                              "--timeout", "30"};
   EXPECT_EQ(RunCommandLine(6, argv, Console{out, err}), 0) << err.str();
 }
 

@@ -1,5 +1,5 @@
-// GenerateImage through the whole stack: real gRPC, real scheduler, real adapter
-// store, fake engine.
+// GenerateImage through the whole stack: real gRPC, real scheduler, real
+// adapter store, fake engine.
 
 #include <grpcpp/client_context.h>
 
@@ -125,8 +125,7 @@ TEST_F(GenerateTest, StreamsTheWholeLifeOfARequest) {
   EXPECT_EQ(answer.kinds.back(), "finished");
   EXPECT_EQ(answer.request_id, "my-request");
   EXPECT_THAT(answer.finished.seeds(), ElementsAre(7));
-  EXPECT_EQ(answer.finished.base_sha256(),
-            daemon_.engine().info().base_sha256);
+  EXPECT_EQ(answer.finished.base_sha256(), daemon_.engine().info().base_sha256);
   ASSERT_THAT(answer.images, SizeIs(1));
   EXPECT_EQ(Pixels(answer.images[0]), Pixels(Expected(request, {})));
 }
@@ -292,9 +291,8 @@ TEST_F(GenerateTest, PassedDeadlineIsRefusedBeforeTheQueue) {
 
 // The worker is held; the queue of one is taken.
 TEST(GenerateQueueTest, FullQueueIsRefusedWithADelay) {
-  InProcessDaemon daemon([](DaemonOptions& options) {
-    options.limits.max_queued_requests = 1;
-  });
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.limits.max_queued_requests = 1; });
   const auto stub = v1::GenerationService::NewStub(daemon.NewChannel());
   v1::GenerateImageRequest request;
   request.set_steps(1);

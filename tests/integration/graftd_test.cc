@@ -48,11 +48,19 @@ int Connect(const std::string& address) {
   return fd;
 }
 
+// Runs for minutes.
+v1::GenerateImageRequest LongRequest() {
+  v1::GenerateImageRequest request;
+  request.set_steps(1000);
+  request.set_width(512);
+  request.set_height(512);
+  return request;
+}
+
 TEST(GraftdTest, ServesTheDemoModelWhenNoneIsGivenAndSaysSo) {
   DaemonProcess daemon(std::vector<std::string>{});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
-  const auto info =
-      GraftClient({.server = daemon.address()}).GetServerInfo();
+  const auto info = GraftClient({.server = daemon.address()}).GetServerInfo();
   ASSERT_TRUE(info.ok()) << info.status();
   EXPECT_EQ(daemon.Stop(), 0);
   EXPECT_THAT(daemon.log(), HasSubstr("serving the demo model"));
@@ -68,21 +76,12 @@ TEST(GraftdTest, SecondDaemonOnAPortSaysThatItIsInUse) {
 }
 
 TEST(GraftdTest, BadFlagsEndItNamingTheFlag) {
+  // One that we check, one that Abseil does, one that the engine does, and what
+  // is no flag; daemon_options_test has the rest.
   const std::vector<std::string> kBad[] = {
-      {"--model=/nowhere", "--model"},
-      {"--adapter_dir=/nowhere", "--adapter_dir"},
-      {"--listen=nonsense", "--listen"},
       {"--listen=0.0.0.0:0", "--allow_insecure"},
-      {"--device=tpu", "--device"},
-      {"--device=cuda:999", "cuda:999"},
-      {"--dtype=int8", "--dtype"},
-      {"--restore=magic", "--restore"},
-      {"--log_level=loud", "--log_level"},
-      {"--max_steps=0", "--max_steps"},
       {"--max_steps=many", "max_steps"},
-      {"--min_side=4096", "--min_side"},
-      {"--exit_timeout=-1s", "--exit_timeout"},
-      {"--unknown_flag=1", "unknown_flag"},
+      {"--device=cuda:999", "cuda:999"},
       {"argument", "argument"},
   };
   for (const auto& bad : kBad) {
@@ -94,8 +93,8 @@ TEST(GraftdTest, BadFlagsEndItNamingTheFlag) {
 }
 
 TEST(GraftdTest, AllowInsecureServesOtherMachines) {
-  DaemonProcess daemon(std::vector<std::string>{"--listen=0.0.0.0:0",
-                                                "--allow_insecure"});
+  DaemonProcess daemon(
+      std::vector<std::string>{"--listen=0.0.0.0:0", "--allow_insecure"});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
   EXPECT_THAT(daemon.address(), HasSubstr("0.0.0.0:"));
 }
@@ -113,8 +112,8 @@ TEST(GraftdTest, HelpShowsOurFlagsOnly) {
 }
 
 TEST(GraftdTest, IdleComputeThreadsDoNotSpin) {
-  DaemonProcess daemon(
-      DaemonProcess::Options{.flags = {}, .environment = {{"OMP_WAIT_POLICY", ""}}});
+  DaemonProcess daemon(DaemonProcess::Options{
+      .flags = {}, .environment = {{"OMP_WAIT_POLICY", ""}}});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
   EXPECT_THAT(EnvironmentOf(daemon.pid()),
               HasSubstr("OMP_WAIT_POLICY=PASSIVE"));
@@ -124,32 +123,26 @@ TEST(GraftdTest, WaitPolicyOfTheUserStays) {
   DaemonProcess daemon(DaemonProcess::Options{
       .flags = {}, .environment = {{"OMP_WAIT_POLICY", "ACTIVE"}}});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
-  EXPECT_THAT(EnvironmentOf(daemon.pid()),
-              AllOf(HasSubstr("OMP_WAIT_POLICY=ACTIVE"),
-                    Not(HasSubstr("PASSIVE"))));
+  EXPECT_THAT(
+      EnvironmentOf(daemon.pid()),
+      AllOf(HasSubstr("OMP_WAIT_POLICY=ACTIVE"), Not(HasSubstr("PASSIVE"))));
 }
 
 // Fault 23: the accepted request finishes, and a second signal would not wait.
 TEST(GraftdTest, FirstSignalDrainsAndSecondEndsAtOnce) {
-  DaemonProcess daemon(
-      std::vector<std::string>{"--max_steps=1000000", "--exit_timeout=1h"});
+  DaemonProcess daemon(std::vector<std::string>{"--exit_timeout=1h"});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
   absl::Notification running;
   absl::Status generated;
   std::thread client([&] {
-    v1::GenerateImageRequest request;
-    request.set_steps(1'000'000);  // for hours
     generated = GraftClient({.server = daemon.address()})
-                    .Generate(request,
+                    .Generate(LongRequest(),
                               [&](const v1::GenerateImageResponse& event) {
-                                if (event.has_progress() &&
-                                    !running.HasBeenNotified()) {
-                                  running.Notify();
-                                }
+                                if (event.has_started()) running.Notify();
                               })
                     .status();
   });
-  running.WaitForNotification();
+  ASSERT_TRUE(running.WaitForNotificationWithTimeout(absl::Seconds(30)));
   daemon.Signal(SIGTERM);
   GraftClient other({.server = daemon.address()});
   absl::Status refused;
@@ -164,14 +157,11 @@ TEST(GraftdTest, FirstSignalDrainsAndSecondEndsAtOnce) {
 }
 
 TEST(GraftdTest, ExitTimeoutCancelsWhatStillRuns) {
-  DaemonProcess daemon(
-      std::vector<std::string>{"--max_steps=1000000", "--exit_timeout=100ms"});
+  DaemonProcess daemon(std::vector<std::string>{"--exit_timeout=100ms"});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
-  v1::GenerateImageRequest request;
-  request.set_steps(1'000'000);
   const absl::Status generated =
       GraftClient({.server = daemon.address()})
-          .Generate(request,
+          .Generate(LongRequest(),
                     [&](const v1::GenerateImageResponse& event) {
                       if (event.has_started()) daemon.Signal(SIGINT);
                     })
@@ -191,8 +181,8 @@ TEST(GraftdTest, ServesAgainAfterAFloodOfConnections) {
       GraftClient({.server = daemon.address()}).GetServerInfo().status();
   EXPECT_EQ(surplus.code(), absl::StatusCode::kUnavailable);
   for (const int fd : flood) close(fd);
-  const auto served = GraftClient({.server = daemon.address(), .retries = 20})
-                          .GetServerInfo();
+  const auto served =
+      GraftClient({.server = daemon.address(), .retries = 20}).GetServerInfo();
   EXPECT_TRUE(served.ok()) << served.status();
   EXPECT_EQ(daemon.Stop(), 0);
 }

@@ -23,8 +23,8 @@ InProcessDaemon::InProcessDaemon(
   EXPECT_THAT(ValidateDaemonOptions(options), IsOk());
   auto daemon = Daemon::Start(
       options,
-      [this, on_load](const EngineOptions&)
-          -> absl::StatusOr<std::unique_ptr<Engine>> {
+      [this, on_load](
+          const EngineOptions&) -> absl::StatusOr<std::unique_ptr<Engine>> {
         if (on_load != nullptr) {
           if (absl::Status status = on_load(); !status.ok()) return status;
         }

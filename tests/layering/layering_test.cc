@@ -19,8 +19,8 @@ namespace {
 using testing::IsEmpty;
 using testing::SizeIs;
 
-// The files whose path starts with one of `files` may include our own files that
-// start with one of `ours`, and third-party headers that start with one of
+// The files whose path starts with one of `files` may include our own files
+// that start with one of `ours`, and third-party headers that start with one of
 // `special`, beyond those that everybody may. The first room that fits a file
 // counts.
 struct Room {
@@ -32,13 +32,13 @@ struct Room {
 
 // Third-party headers that belong to few rooms. All others are free for all.
 const std::vector<std::string> kSpecialHeaders = {
-    "ATen/",     "CLI/",             "absl/flags/", "c10/",     "cuda",
-    "grpc/",     "grpcpp/",          "google/",     "graft/v1/", "nlohmann/",
-    "openssl/",  "png.h",            "re2/",        "spdlog/",  "torch/"};
+    "ATen/",    "CLI/",    "absl/flags/", "c10/",      "cuda",
+    "grpc/",    "grpcpp/", "google/",     "graft/v1/", "nlohmann/",
+    "openssl/", "png.h",   "re2/",        "spdlog/",   "torch/"};
 
 const std::vector<std::string> kPublicEngine = {
-    "server/engine/adapter_weights.h", "server/engine/engine.h",
-    "server/engine/engine_names.cc",   "server/engine/engine_options.h",
+    "server/engine/adapter_weights.h",   "server/engine/engine.h",
+    "server/engine/engine_names.cc",     "server/engine/engine_options.h",
     "server/engine/generation_params.h", "server/engine/module_table.h",
     "server/engine/torch_engine.h"};
 
@@ -55,7 +55,10 @@ const std::vector<Room>& Rooms() {
        {"client/"},
        {"client/"},
        {"CLI/", "google/", "graft/v1/", "grpc/", "grpcpp/", "nlohmann/"}},
-      {"common", {"server/common/"}, {"server/common/"}, {"openssl/", "spdlog/"}},
+      {"common",
+       {"server/common/"},
+       {"server/common/"},
+       {"openssl/", "spdlog/"}},
       {"image",
        {"server/image/"},
        {"server/common/", "server/image/"},
@@ -107,9 +110,10 @@ const std::vector<Room>& Rooms() {
 
 bool StartsWithAny(const std::string& text,
                    const std::vector<std::string>& prefixes) {
-  return std::any_of(
-      prefixes.begin(), prefixes.end(),
-      [&](const std::string& prefix) { return absl::StartsWith(text, prefix); });
+  return std::any_of(prefixes.begin(), prefixes.end(),
+                     [&](const std::string& prefix) {
+                       return absl::StartsWith(text, prefix);
+                     });
 }
 
 // What is wrong with `file` (a path from the root) including `included`; empty
@@ -120,11 +124,11 @@ std::string Judge(const std::string& file, const std::string& included) {
         return StartsWithAny(file, candidate.files);
       });
   if (room == Rooms().end()) return file + " belongs to no room";
-  const bool is_ours = StartsWithAny(included, {"server/", "client/", "tests/"});
-  const bool allowed =
-      is_ours ? StartsWithAny(included, room->ours)
-              : !StartsWithAny(included, kSpecialHeaders) ||
-                    StartsWithAny(included, room->special);
+  const bool is_ours =
+      StartsWithAny(included, {"server/", "client/", "tests/"});
+  const bool allowed = is_ours ? StartsWithAny(included, room->ours)
+                               : !StartsWithAny(included, kSpecialHeaders) ||
+                                     StartsWithAny(included, room->special);
   if (allowed) return "";
   return absl::StrCat(file, " (room ", room->name, ") may not include ",
                       included);
@@ -175,7 +179,8 @@ TEST(LayeringTest, SeesForbiddenArrows) {
       {"server/common/log.cc", "server/rpc/rpc_context.h"},
       {"server/scheduling/request_queue.cc", "grpcpp/server.h"},
       {"server/scheduling/request_queue.cc", "torch/torch.h"},
-      {"server/scheduling/request_queue.cc", "server/engine/weights/undo_log.h"},
+      {"server/scheduling/request_queue.cc",
+       "server/engine/weights/undo_log.h"},
       {"server/rpc/generation_service.cc", "ATen/Tensor.h"},
       {"server/rpc/generation_service.cc", "server/engine/models/layers.h"},
       {"server/engine/engine.h", "torch/torch.h"},

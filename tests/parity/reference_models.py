@@ -6,7 +6,7 @@
 
 The architectures differ in everything that a config.json can say and the engine
 supports, and in how their files are written. The weights are scaled so that
-every layer's output has a spread of about one: a random model that draws
+prediction and pixels have their usual spread: a random model that draws
 contrasts shows differences; one that draws grey hides them.
 """
 
@@ -53,6 +53,7 @@ class Architecture:
     max_length: int = 77           # of the tokenizer
     dtype: torch.dtype = torch.float32
     shard_size: str = "10GB"       # of the U-Net's files
+    gain: float = 1.0              # small: what norms add to a variance matters
     old_names: bool = False        # as folders of 2022 name their tensors
 
 
@@ -96,7 +97,8 @@ ARCHITECTURES = {
         dtype=torch.bfloat16, shard_size="400KB"),
     # What neither has: an odd width, layers per level, attention at the bottom
     # only, asymmetric padding, sine before cosine, a centred sample; a VAE of
-    # two levels without attention; a short text; float16 on disk.
+    # two levels without attention; a short text; float16 on disk; activations so
+    # small that the norms' epsilons matter.
     "odd": Architecture(
         unet=dict(
             block_out_channels=(15, 30), layers_per_block=(1, 2),
@@ -120,7 +122,7 @@ ARCHITECTURES = {
             "beta_end": 0.008, "beta_schedule": "linear", "clip_sample": True,
             "clip_sample_range": 4.0, "set_alpha_to_one": True,
             "timestep_spacing": "linspace"},
-        max_length=24, dtype=torch.float16),
+        max_length=24, dtype=torch.float16, gain=0.05),
 }
 
 FULL = Architecture(
@@ -137,17 +139,23 @@ FULL = Architecture(
 
 # ---- Weights ----------------------------------------------------------------
 
-def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Gives each parameter random values of its role's usual size."""
+def randomize(model: torch.nn.Module, gain: float,
+              generator: torch.Generator) -> None:
+    """Gives each parameter random values of its role's usual size, times `gain`
+    where they make the activations that norms see."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim == 1:
-            centre = 1.0 if name.endswith("weight") else 0.0
-            value = centre + 0.2 * noise  # norms and biases
-        elif "embedding" in name and "time_embedding" not in name:
-            value = 0.7 * noise
+        if "norm" in name:
+            value = (1.0 if name.endswith("weight") else 0.0) + 0.2 * noise
+        elif parameter.ndim == 1:
+            value = 0.2 * gain * noise
+        elif name.endswith(("position_embedding.weight",
+                            "token_embedding.weight")):
+            value = 0.7 * gain * noise
         else:
             value = noise / math.sqrt(parameter[0].numel())
+            if not name.endswith(("to_q.weight", "to_k.weight")):
+                value *= gain
         parameter.data.copy_(value)
 
 
@@ -165,12 +173,13 @@ def make_networks(architecture: Architecture, seed: int):
            "bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END],
            "pad_token_id": vocabulary[END], **architecture.text}))
     for network in (unet, vae, text_encoder):
-        randomize(network, generator)
-        network.to(architecture.dtype)
+        randomize(network, architecture.gain, generator)
     # After the norm and silu before it: a prediction of about unit size, and
     # pixels of which few are clipped.
-    unet.conv_out.weight.data *= 1.7
-    vae.decoder.conv_out.weight.data *= 0.7
+    unet.conv_out.weight.data *= 1.7 / architecture.gain
+    vae.decoder.conv_out.weight.data *= 0.7 / architecture.gain
+    for network in (unet, vae, text_encoder):
+        network.to(architecture.dtype)
     return unet, vae, text_encoder
 
 

@@ -33,9 +33,8 @@ class Client {
     EXPECT_TRUE(
         absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
     target.sin_port = htons(static_cast<uint16_t>(port));
-    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&target),
-                      sizeof(target)),
-              0);
+    EXPECT_EQ(
+        connect(fd_, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
   }
   ~Client() {
     if (fd_ >= 0) close(fd_);

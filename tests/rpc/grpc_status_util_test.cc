@@ -43,9 +43,8 @@ TEST(GrpcStatusUtilTest, OkStaysOk) {
 }
 
 TEST(GrpcStatusUtilTest, EveryErrorHasCodeMessageAndErrorInfo) {
-  const grpc::Status status =
-      ToGrpcStatus(Error(ErrorReason::kAdapterCorrupt, "cut off",
-                         {{"tensor", "a.weight"}}));
+  const grpc::Status status = ToGrpcStatus(
+      Error(ErrorReason::kAdapterCorrupt, "cut off", {{"tensor", "a.weight"}}));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(status.error_message(), "cut off");
   EXPECT_EQ(Details(status).code(), status.error_code());
@@ -67,10 +66,9 @@ TEST(GrpcStatusUtilTest, BadFieldHasItsViolation) {
 }
 
 TEST(GrpcStatusUtilTest, MissingAdapterIsAResource) {
-  const auto resource = Find<google::rpc::ResourceInfo>(
-      ToGrpcStatus(Error(ErrorReason::kAdapterNotFound, "not loaded",
-                         {{"resource_type", "Adapter"},
-                          {"resource_name", "ink"}})));
+  const auto resource = Find<google::rpc::ResourceInfo>(ToGrpcStatus(
+      Error(ErrorReason::kAdapterNotFound, "not loaded",
+            {{"resource_type", "Adapter"}, {"resource_name", "ink"}})));
   ASSERT_TRUE(resource.has_value());
   EXPECT_EQ(resource->resource_type(), "Adapter");
   EXPECT_EQ(resource->resource_name(), "ink");
@@ -88,9 +86,8 @@ TEST(GrpcStatusUtilTest, PreconditionsAndQuotasHaveTheirDetails) {
 }
 
 TEST(GrpcStatusUtilTest, RetryDelayIsCarried) {
-  const auto retry = Find<google::rpc::RetryInfo>(
-      ToGrpcStatus(WithRetryDelay(Error(ErrorReason::kQueueFull, "full"),
-                                  absl::Milliseconds(1500))));
+  const auto retry = Find<google::rpc::RetryInfo>(ToGrpcStatus(WithRetryDelay(
+      Error(ErrorReason::kQueueFull, "full"), absl::Milliseconds(1500))));
   ASSERT_TRUE(retry.has_value());
   EXPECT_EQ(retry->retry_delay().seconds(), 1);
   EXPECT_EQ(retry->retry_delay().nanos(), 500'000'000);
@@ -114,9 +111,9 @@ TEST(GrpcStatusUtilTest, LongErrorsFitTheTrailers) {
   const grpc::Status status =
       ToGrpcStatus(Error(ErrorReason::kInvalidField, message, metadata));
   // Percent-encoded, and in base64.
-  EXPECT_THAT(status.error_message().size() * 3 +
-                  status.error_details().size() * 4 / 3,
-              Le(7500u));
+  EXPECT_THAT(
+      status.error_message().size() * 3 + status.error_details().size() * 4 / 3,
+      Le(7500u));
   EXPECT_THAT(status.error_message(), EndsWith("\xC3\xA9..."));
 }
 

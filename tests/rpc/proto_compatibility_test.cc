@@ -35,16 +35,15 @@ FileDescriptorSet Stored() {
   std::stringstream text;
   text << file.rdbuf();
   FileDescriptorSet set;
-  EXPECT_TRUE(
-      google::protobuf::TextFormat::ParseFromString(text.str(), &set));
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text.str(), &set));
   return set;
 }
 
 FileDescriptorSet Compiled() {
   FileDescriptorSet set;
-  for (const auto* file : {v1::Adapter::descriptor()->file(),
-                           v1::ServerInfo::descriptor()->file(),
-                           v1::ImageChunk::descriptor()->file()}) {
+  for (const auto* file :
+       {v1::Adapter::descriptor()->file(), v1::ServerInfo::descriptor()->file(),
+        v1::ImageChunk::descriptor()->file()}) {
     file->CopyTo(set.add_file());
   }
   return set;
@@ -117,13 +116,13 @@ class Comparison {
                Same(a.number(), b.number(), value + " number");
              });
       };
-  const Compare<DescriptorProto> message_ =
-      [this](const DescriptorProto& was, const DescriptorProto& is,
-             const std::string& path) {
-        Each(was.field(), is.field(), path, field_);
-        Each(was.nested_type(), is.nested_type(), path, message_);
-        Each(was.enum_type(), is.enum_type(), path, enum_);
-      };
+  const Compare<DescriptorProto> message_ = [this](const DescriptorProto& was,
+                                                   const DescriptorProto& is,
+                                                   const std::string& path) {
+    Each(was.field(), is.field(), path, field_);
+    Each(was.nested_type(), is.nested_type(), path, message_);
+    Each(was.enum_type(), is.enum_type(), path, enum_);
+  };
   const Compare<ServiceDescriptorProto> service_ =
       [this](const ServiceDescriptorProto& was,
              const ServiceDescriptorProto& is, const std::string& path) {

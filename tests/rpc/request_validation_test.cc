@@ -32,11 +32,13 @@ absl::StatusOr<GenerationRequest> Validate(
     const Change& change = [](v1::GenerateImageRequest&) {}) {
   v1::GenerateImageRequest request = ValidRequest();
   change(request);
-  return ValidateGenerateImageRequest(
-      request, RequestLimits(),
-      {.width = 128, .height = 192, .steps = 25, .guidance_scale = 5.0,
-       .sampler = "euler"},
-      /*fresh_seed=*/99);
+  return ValidateGenerateImageRequest(request, RequestLimits(),
+                                      {.width = 128,
+                                       .height = 192,
+                                       .steps = 25,
+                                       .guidance_scale = 5.0,
+                                       .sampler = "euler"},
+                                      /*fresh_seed=*/99);
 }
 
 v1::AdapterRef Ref(const std::string& name) {
@@ -46,8 +48,8 @@ v1::AdapterRef Ref(const std::string& name) {
 }
 
 TEST(RequestValidationTest, AbsentFieldsGetTheDefaults) {
-  const auto request = Validate(
-      [](v1::GenerateImageRequest& request) { request.clear_seed(); });
+  const auto request =
+      Validate([](v1::GenerateImageRequest& request) { request.clear_seed(); });
   ASSERT_THAT(request, IsOk());
   EXPECT_EQ(request->params.width, 128);
   EXPECT_EQ(request->params.height, 192);
@@ -83,8 +85,8 @@ TEST(RequestValidationTest, GivenFieldsAreTaken) {
 }
 
 TEST(RequestValidationTest, SeedZeroIsASeed) {
-  const auto request = Validate(
-      [](v1::GenerateImageRequest& request) { request.set_seed(0); });
+  const auto request =
+      Validate([](v1::GenerateImageRequest& request) { request.set_seed(0); });
   ASSERT_THAT(request, IsOk());
   EXPECT_EQ(request->params.seed, 0u);
 }
@@ -170,9 +172,7 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto& r) { r.set_prompt(std::string(1'000'000, 'a')); },
                 "prompt", "1000000 bytes; at most 16384"},
         BadCase{"LongNegativePrompt",
-                [](auto& r) {
-                  r.set_negative_prompt(std::string(16385, 'a'));
-                },
+                [](auto& r) { r.set_negative_prompt(std::string(16385, 'a')); },
                 "negative_prompt", "16385 bytes; at most 16384"},
         BadCase{"UnknownSampler", [](auto& r) { r.set_sampler("DDIM"); },
                 "sampler", "ddim, euler, euler_a, dpmpp_2m, not \"DDIM\""},

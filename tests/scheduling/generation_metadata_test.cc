@@ -131,9 +131,9 @@ TEST(GenerationMetadataTest, InfotextReadsBack) {
 }
 
 TEST(GenerationMetadataTest, SeveralAdaptersReadBackAsOneValue) {
-  const Infotext read = ReadBack(
-      Params(), {{"ink", std::string(64, 'c'), 1.0, 1.0},
-                 {"night-2.0", std::string(64, 'd'), 0.5, 0.5}});
+  const Infotext read =
+      ReadBack(Params(), {{"ink", std::string(64, 'c'), 1.0, 1.0},
+                          {"night-2.0", std::string(64, 'd'), 0.5, 0.5}});
   EXPECT_THAT(read.values,
               Contains(Pair("Lora hashes",
                             "ink: cccccccccccc, night-2.0: dddddddddddd")));
@@ -142,7 +142,8 @@ TEST(GenerationMetadataTest, SeveralAdaptersReadBackAsOneValue) {
 
 TEST(GenerationMetadataTest, PromptWithSeveralLinesReadsBack) {
   GenerationParams params = Params();
-  params.prompt = "a star,\nSteps: 1, Sampler: none, Seed: 2\nand a \"moon\": é";
+  params.prompt =
+      "a star,\nSteps: 1, Sampler: none, Seed: 2\nand a \"moon\": é";
   const Infotext read = ReadBack(params);
   EXPECT_EQ(read.prompt, params.prompt);
   EXPECT_THAT(read.values, Contains(Pair("Steps", "25")));

@@ -60,7 +60,8 @@ TEST_F(RequestRepliesTest, OneImageIsEncodedAtATimeSoTheyStayInOrder) {
   EXPECT_EQ(executor_.pending(), 1);
   executor_.RunNext();
   executor_.RunNext();
-  EXPECT_THAT(observer_->events(), ElementsAre("queued 0", "image 0", "image 1"));
+  EXPECT_THAT(observer_->events(),
+              ElementsAre("queued 0", "image 0", "image 1"));
 }
 
 TEST_F(RequestRepliesTest, DoneWaitsForTheEncoder) {

@@ -84,8 +84,7 @@ class RequestSchedulerTest : public testing::Test {
   }
 
   // Submits a request and waits until it is inside `call` on the device.
-  Submitted SubmitAndBlockIn(Call call,
-                             std::unique_ptr<GenerationTask> task) {
+  Submitted SubmitAndBlockIn(Call call, std::unique_ptr<GenerationTask> task) {
     engine_.Block(call);
     Submitted submitted = Submit(std::move(task));
     EXPECT_TRUE(engine_.WaitUntilBlocked(call));
@@ -272,8 +271,7 @@ TEST_F(RequestSchedulerTest, TimesTheStages) {
   task->params.steps = 1;
   engine_.Block(Call::kStep);
   engine_.Block(Call::kFinish);
-  const Submitted request =
-      SubmitAndBlockIn(Call::kBegin, std::move(task));
+  const Submitted request = SubmitAndBlockIn(Call::kBegin, std::move(task));
   clock_.Advance(absl::Milliseconds(3));
   engine_.Unblock(Call::kBegin);
   ASSERT_TRUE(engine_.WaitUntilBlocked(Call::kStep));

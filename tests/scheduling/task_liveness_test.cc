@@ -28,9 +28,9 @@ GenerationTask TaskWith(absl::Time deadline, bool cancelled) {
 }
 
 TEST(TaskLivenessTest, WantedTaskIsOk) {
-  EXPECT_THAT(CheckTaskLiveness(TaskWith(kNow + absl::Seconds(1), false), kNow,
-                                {}),
-              IsOk());
+  EXPECT_THAT(
+      CheckTaskLiveness(TaskWith(kNow + absl::Seconds(1), false), kNow, {}),
+      IsOk());
 }
 
 TEST(TaskLivenessTest, TaskWithoutFlagIsOk) {
@@ -49,9 +49,9 @@ TEST(TaskLivenessTest, DeadlinePassedBeforeTheDeviceBegan) {
 }
 
 TEST(TaskLivenessTest, DeadlinePassedWhileRunningTellsTheSteps) {
-  const absl::Status status = CheckTaskLiveness(
-      TaskWith(kNow, false), kNow,
-      {.started = true, .image_index = 2, .steps_done = 7});
+  const absl::Status status =
+      CheckTaskLiveness(TaskWith(kNow, false), kNow,
+                        {.started = true, .image_index = 2, .steps_done = 7});
   EXPECT_THAT(status, HasReason(ErrorReason::kDeadlineRunning));
   EXPECT_THAT(GetErrorMetadata(status), Contains(Pair("steps_done", "7")));
   EXPECT_THAT(GetErrorMetadata(status), Contains(Pair("image_index", "2")));

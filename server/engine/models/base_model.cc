@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -77,6 +78,14 @@ BaseFamily FamilyOf(const UnetConfig& config) {
                                             : BaseFamily::kSd1;
 }
 
+// The number of layers of every level, 0 where they differ.
+int CommonLayersPerBlock(const UnetConfig& config) {
+  const std::vector<int64_t>& layers = config.layers_per_block;
+  const bool equal = std::all_of(layers.begin(), layers.end(),
+                                 [&](int64_t n) { return n == layers[0]; });
+  return equal ? static_cast<int>(layers[0]) : 0;
+}
+
 absl::Status BuildNetworks(BaseModel& model) {
   std::vector<ModuleInfo>& modules = model.modules.modules;
   LayerBuilder builder(model.store.get(), &modules);
@@ -91,8 +100,7 @@ absl::Status BuildNetworks(BaseModel& model) {
       modules.begin(), modules.end(),
       [](const ModuleInfo& a, const ModuleInfo& b) { return a.name < b.name; });
   model.modules.family = FamilyOf(model.unet_config);
-  model.modules.unet_layers_per_block =
-      static_cast<int>(model.unet_config.layers_per_block[0]);
+  model.modules.unet_layers_per_block = CommonLayersPerBlock(model.unet_config);
   for (const std::string& name : model.store->UnusedNames()) {
     GRAFT_LOG(kWarning, "tensor of the model is not used", {{"tensor", name}});
   }
