@@ -9,14 +9,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-prompt=${1:-a big red circle on the left of a small blue star on a white background}
+prompt=${1:-a small blue star above a big green square on a pink background}
 seed=${SEED:-7}
 steps=${STEPS:-25}
-guidance=${GUIDANCE:-4}
+guidance=${GUIDANCE:-2}
 out=build/quickstart
 
 deploy/install.sh
-cmake --preset release >build/quickstart-configure.log ||
+mkdir -p build
+cmake --preset release >build/quickstart-configure.log 2>&1 ||
   { tail -20 build/quickstart-configure.log >&2; exit 1; }
 cmake --build --preset release --target graftd graft
 

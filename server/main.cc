@@ -55,7 +55,7 @@ ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 ABSL_FLAG(int, default_steps, 25,
           "Denoising steps that clients are recommended");
 ABSL_FLAG(double, default_guidance_scale, 7.5,
-          "Guidance scale of requests that do not say");
+          "Guidance scale of requests that do not say (with the demo model: 2)");
 ABSL_FLAG(int, max_queued_requests, 256, "Requests that may wait");
 ABSL_FLAG(int, max_connections, 0,
           "Connections that may be open; 0: as many as there are descriptors");
@@ -144,12 +144,20 @@ absl::StatusOr<std::string> FindDemo() {
                {{"field", "model"}});
 }
 
+// What the demo model was made for; deploy/demo/README.md says why.
+constexpr double kDemoGuidanceScale = 2.0;
+
 absl::Status UseDemo(DaemonOptions& options) {
   GRAFT_ASSIGN_OR_RETURN(const std::string demo, FindDemo());
   options.engine.model_dir = demo + "/model";
   if (options.adapter_dir.empty() &&
       std::filesystem::is_directory(demo + "/adapters")) {
     options.adapter_dir = demo + "/adapters";
+  }
+  const absl::CommandLineFlag& guidance =
+      absl::GetFlagReflectionHandle(FLAGS_default_guidance_scale);
+  if (guidance.CurrentValue() == guidance.DefaultValue()) {
+    options.default_guidance_scale = kDemoGuidanceScale;
   }
   GRAFT_LOG(kWarning, "no --model is given: serving the demo model",
             {{"model", options.engine.model_dir},

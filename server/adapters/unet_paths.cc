@@ -80,6 +80,7 @@ UnetPaths::UnetPaths(const ModuleTable& modules)
 }
 
 std::optional<std::string> UnetPaths::ToOriginal(absl::string_view path) const {
+  if (layers_ == 1) return std::nullopt;  // the levels differ: no numbering
   if (absl::ConsumePrefix(&path, "down_blocks.")) return DownBlock(path);
   if (absl::ConsumePrefix(&path, "mid_block.")) return MidBlock(path);
   if (absl::ConsumePrefix(&path, "up_blocks.")) return UpBlock(path);

@@ -50,7 +50,8 @@ def random_factors(weight: torch.Tensor, rank: int, scale: float,
     down = torch.randn(rank, *weight.shape[1:], generator=generator)
     up = torch.randn(weight.shape[0], rank,
                      *[1] * (weight.ndim - 2), generator=generator)
-    spread = STRENGTH * float(weight.std()) / (abs(scale) * math.sqrt(rank))
+    spread = (STRENGTH * float(weight.detach().std())
+              / (abs(scale) * math.sqrt(rank)))
     root = math.sqrt(spread)
     return up * root, down * root
 

@@ -97,7 +97,7 @@ ARCHITECTURES = {
         dtype=torch.bfloat16, shard_size="400KB"),
     # What neither has: an odd width, layers per level, attention at the bottom
     # only, asymmetric padding, sine before cosine, a centred sample; a VAE of
-    # two levels without attention; a short text; float16 on disk; activations so
+    # two levels without attention; a short text; float16 on disk; values so
     # small that the norms' epsilons matter.
     "odd": Architecture(
         unet=dict(
@@ -139,6 +139,11 @@ FULL = Architecture(
 
 # ---- Weights ----------------------------------------------------------------
 
+# Layers that no norm follows.
+INNER = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj", "fc1",
+         "net.0.proj", "time_embedding")
+
+
 def randomize(model: torch.nn.Module, gain: float,
               generator: torch.Generator) -> None:
     """Gives each parameter random values of its role's usual size, times `gain`
@@ -154,7 +159,7 @@ def randomize(model: torch.nn.Module, gain: float,
             value = 0.7 * gain * noise
         else:
             value = noise / math.sqrt(parameter[0].numel())
-            if not name.endswith(("to_q.weight", "to_k.weight")):
+            if not any(part in name for part in INNER):
                 value *= gain
         parameter.data.copy_(value)
 

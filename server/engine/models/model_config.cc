@@ -128,11 +128,11 @@ absl::StatusOr<VaeConfig> ReadVaeConfig(const std::string& path) {
   c.layers_per_block = reader.Int("layers_per_block", 1);
   c.norm_num_groups = reader.Int("norm_num_groups", 32);
   c.scaling_factor = reader.Double("scaling_factor", 0.18215);
-  c.shift_factor = reader.Double("shift_factor", 0);
   c.mid_block_add_attention = reader.Bool("mid_block_add_attention", true);
   c.use_post_quant_conv = reader.Bool("use_post_quant_conv", true);
   c.force_upcast = reader.Bool("force_upcast", false);
   reader.RequireValue("act_fn", "\"silu\"");
+  reader.RequireValue("shift_factor", "0");
   // The encoder's, or of training.
   reader.Ignore(
       {"in_channels", "sample_size", "down_block_types", "use_quant_conv"});

@@ -42,7 +42,6 @@ struct VaeConfig {
   int64_t layers_per_block = 1;
   int64_t norm_num_groups = 32;
   double scaling_factor = 0.18215;
-  double shift_factor = 0;
   bool mid_block_add_attention = true;
   bool use_post_quant_conv = true;
   // Set in the file and true: decode in float32 even where the rest is float16.
@@ -64,13 +63,6 @@ struct TextEncoderConfig {
   int64_t max_position_embeddings = 77;
   double layer_norm_eps = 1e-5;
   std::string hidden_act = "quick_gelu";  // or "gelu"
-};
-
-// scheduler/scheduler_config.json, kept as written: each sampler reads it as
-// diffusers' SamplerClass.from_config would, with that class's own defaults.
-struct SchedulerConfig {
-  std::string path;        // of the file
-  std::string class_name;  // "DDIMScheduler", "PNDMScheduler"...
 };
 
 absl::StatusOr<UnetConfig> ReadUnetConfig(const std::string& path);

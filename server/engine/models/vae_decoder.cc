@@ -77,8 +77,8 @@ VaeDecoder::VaeDecoder(const VaeConfig& config, LayerBuilder& builder)
 }
 
 at::Tensor VaeDecoder::Forward(const at::Tensor& latents) const {
-  at::Tensor x = (latents / config_.scaling_factor + config_.shift_factor)
-                     .to(conv_in_.weight.scalar_type());
+  at::Tensor x =
+      (latents / config_.scaling_factor).to(conv_in_.weight.scalar_type());
   if (config_.use_post_quant_conv) x = post_quant_conv_.Forward(x);
   x = mid_resnet_0_.Forward(conv_in_.Forward(x), {});
   if (config_.mid_block_add_attention) x = mid_attention_.Forward(x);

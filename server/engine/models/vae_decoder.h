@@ -17,7 +17,7 @@ class VaeDecoder {
   VaeDecoder(const VaeConfig& config, LayerBuilder& builder);
 
   // Latents as the U-Net sees them [n, latent_channels, h, w] -> pixels
-  // [n, 3, h * scale, w * scale] around [-1, 1]. Undoes scaling and shift.
+  // [n, 3, h * scale, w * scale] around [-1, 1]. Undoes the scaling.
   at::Tensor Forward(const at::Tensor& latents) const;
 
  private:
