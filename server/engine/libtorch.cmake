@@ -41,9 +41,6 @@ target_include_directories(graft_torch SYSTEM INTERFACE
 foreach(dir IN LISTS GRAFT_TORCH_LIBRARY_DIRS)
   target_link_options(graft_torch INTERFACE -Wl,-rpath-link,${dir})
 endforeach()
-# DT_RPATH, not DT_RUNPATH: only the former also serves the libraries that
-# libtorch_cpu itself needs.
-target_link_options(graft_torch INTERFACE -Wl,--disable-new-dtags)
 set(CMAKE_BUILD_RPATH ${GRAFT_TORCH_LIBRARY_DIRS})
 
 # What is installed finds LibTorch where it was built with, or, where
