@@ -22,10 +22,13 @@ cmake --preset release >build/quickstart-configure.log 2>&1 ||
 cmake --build --preset release --target graftd graft
 
 bin=build/release/bin
+# Debian's own, which python3-pil belongs to: another one may come first in PATH.
+python=/usr/bin/python3
 rm -rf $out
 mkdir -p $out
 
 # --- The daemon ---------------------------------------------------------------
+: >$out/graftd.out
 $bin/graftd --listen 127.0.0.1:0 >$out/graftd.out 2>$out/graftd.log &
 daemon=$!
 stop() {
@@ -60,7 +63,7 @@ draw() {
   local switch
   switch=$($bin/graft generate "$prompt" --seed "$seed" --steps "$steps" \
     --guidance "$guidance" --out "$file" --json "$@" |
-    python3 -c 'import json,sys; print("%.2f" % json.load(sys.stdin)["timings_ms"]["switch"])')
+    $python -c 'import json,sys; print("%.2f" % json.load(sys.stdin)["timings_ms"]["switch"])')
   printf '%-28s switch %7s ms\n' "$label" "$switch"
   captions+=("$file" "$label" "switch $switch ms")
 }
@@ -77,7 +80,7 @@ draw "${adapters[0]} 0.6 + ${adapters[1]} 0.6" "$number-mixed" \
 number=$((number + 1))
 draw "base again" "$number-base"
 
-python3 deploy/contact_sheet.py --title "$prompt (seed $seed)" $out/sheet.png "${captions[@]}"
+$python deploy/contact_sheet.py --title "$prompt (seed $seed)" $out/sheet.png "${captions[@]}"
 echo "wrote $out/sheet.png"
 
 if cmp -s $out/0-base.png "$out/$number-base.png"; then

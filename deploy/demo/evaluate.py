@@ -72,11 +72,11 @@ def report(prompts, pictures):
 
 def nearest_style(prompts, pictures):
     """How many pictures look, by their figures, most like a render in each style of the same scene."""
-    keys = ("brightness", "saturation", "hollow", "blocks")
-    spread = {"brightness": 20.0, "saturation": 20.0, "hollow": 0.15, "blocks": 0.5}
+    keys = ("brightness", "saturation", "open", "blocks")
+    spread = {"brightness": 20.0, "saturation": 20.0, "open": 0.5, "blocks": 0.4}
 
-    def bounded(figures):  # a VAE's blocks are softer than true ones
-        return {**figures, "blocks": min(figures["blocks"], 2.5)}
+    def bounded(figures):  # 1.9 is what the VAE leaves of true blocks
+        return {**figures, "blocks": min(figures["blocks"], 1.9)}
 
     counts = {"plain": 0, **{s: 0 for s in scenes.STYLES}}
     for prompt, picture in zip(prompts, pictures):

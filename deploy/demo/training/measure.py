@@ -179,14 +179,16 @@ def style_figures(picture):
                              f[:, -4:].reshape(-1, 3)])
     background = np.median(border, 0)
     foreground = ((f - background) ** 2).sum(-1) > _FOREGROUND ** 2
-    hollow = 0.0
-    large = [m for m in patches(foreground) if m.sum() >= 40]
-    if large:
-        filled = []
-        for m in large:
-            ys, xs = np.nonzero(m)
-            filled.append(m.sum() / ((np.ptp(ys) + 1) * (np.ptp(xs) + 1)))
-        hollow = 1 - float(np.mean(filled))
+    # An object is open if the middle of its box looks more like the background than like the object.
+    opened = []
+    for m in patches(foreground):
+        if m.sum() < 40:
+            break
+        ys, xs = np.nonzero(m)
+        y, x = (ys.min() + ys.max()) // 2, (xs.min() + xs.max()) // 2
+        middle = np.median(f[y - 1:y + 2, x - 1:x + 2].reshape(-1, 3), 0)
+        own = np.median(f[m], 0)
+        opened.append(((middle - background) ** 2).sum() < ((middle - own) ** 2).sum())
     return {"brightness": float(f.mean()), "border_brightness": float(border.mean()),
-            "saturation": float((f.max(-1) - f.min(-1)).mean()), "hollow": hollow,
+            "saturation": float((f.max(-1) - f.min(-1)).mean()), "open": float(np.mean(opened)) if opened else 0.0,
             "blocks": float(edges / (others + 0.25)), "objects": len(seen["objects"])}
