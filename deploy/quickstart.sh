@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-prompt=${1:-a small blue star above a big green square on a pink background}
+prompt=${1:-a big red circle left of a big blue heart on a yellow background}
 seed=${SEED:-7}
 steps=${STEPS:-25}
 guidance=${GUIDANCE:-2}
