@@ -5,7 +5,7 @@
 #
 #   PYTHON=python3 WORK=/some/scratch/folder deploy/demo/make_demo.sh
 #
-# VAE_MINUTES, DECODER_MINUTES, LAYOUT_MINUTES, BASE_MINUTES, ADAPTER_MINUTES and PROCESSES (two) change the amounts.
+# VAE_MINUTES, DECODER_MINUTES, LAYOUT_MINUTES, BASE_MINUTES, ADAPTER_MINUTES, PICTURES and PROCESSES (two) change the amounts.
 # FROM=deploy/demo/model starts from finished weights instead of nothing: the base and the decoder are trained on.
 set -euo pipefail
 
@@ -43,7 +43,7 @@ fi
 
 say "latents"
 if [[ ! -f $work/latents.pt ]]; then
-  "$python" "$code/latents.py" --vae "$vae" --out "$work/latents.pt" --seed 1 --count 48000
+  "$python" "$code/latents.py" --vae "$vae" --out "$work/latents.pt" --seed 1 --count "${PICTURES:-48000}"
 fi
 
 say "U-Net and text encoder"

@@ -99,9 +99,10 @@ void RequestReplies::EncodeNext() {
   if (job.has_value()) {  // else Done() dropped it
     const absl::Time start = clock_->Now();
     absl::StatusOr<std::string> png = EncodePng(job->image, job->text);
+    const absl::Duration duration = clock_->Now() - start;
     {
       absl::MutexLock lock(&mu_);
-      encode_time_ += clock_->Now() - start;
+      encode_time_ += duration;
       if (!png.ok()) encode_status_.Update(png.status());
     }
     if (png.ok()) {

@@ -1,13 +1,13 @@
 #include "server/scheduling/request_scheduler.h"
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_store.h"
@@ -89,6 +89,18 @@ class RequestSchedulerTest : public testing::Test {
     Submitted submitted = Submit(std::move(task));
     EXPECT_TRUE(engine_.WaitUntilBlocked(call));
     return submitted;
+  }
+
+  // What UnloadAdapter does; the bytes that are free now.
+  absl::StatusOr<int64_t> UnloadAndRelease(const std::string& name) {
+    std::promise<absl::StatusOr<int64_t>> freed;
+    store_->Unload(
+        name, /*wait=*/true, [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
+          scheduler_->ReleaseAdapter(
+              *std::move(adapter),
+              [&](absl::StatusOr<int64_t> bytes) { freed.set_value(bytes); });
+        });
+    return freed.get_future().get();
   }
 
   TempDir directory_;
@@ -304,15 +316,11 @@ TEST_F(RequestSchedulerTest, SwitchTimeIsTheEngines) {
 TEST_F(RequestSchedulerTest, JobsRunBetweenRequestsAndBeforeQueuedOnes) {
   const Submitted running = SubmitAndBlockIn(Call::kBegin, Task());
   const Submitted queued = Submit(Task());
-  absl::Notification ran;
-  int begun = -1;
-  scheduler_->RunOnOwnerThread([&](Engine&) {
-    begun = engine_.calls(Call::kBegin);
-    ran.Notify();
-  });
+  std::promise<int> begun;
+  scheduler_->RunOnOwnerThread(
+      [&](Engine&) { begun.set_value(engine_.calls(Call::kBegin)); });
   engine_.Unblock(Call::kBegin);
-  ran.WaitForNotification();
-  EXPECT_EQ(begun, 1);
+  EXPECT_EQ(begun.get_future().get(), 1);
   EXPECT_THAT(queued.observer->Wait(), IsOk());
 }
 
@@ -322,38 +330,17 @@ TEST_F(RequestSchedulerTest, ReleasedAdapterIsFreeEvenIfItWasMerged) {
   EXPECT_THAT(Submit(TaskWith("ink")).observer->Wait(), IsOk());
   EXPECT_EQ(engine_.resident(), (FakeSet{{sha256, 1.0, 1.0}}));
 
-  absl::Notification released;
-  absl::StatusOr<int64_t> freed;
-  int live = -1;
-  store_->Unload("ink", /*wait=*/true,
-                 [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
-                   ASSERT_THAT(adapter, IsOk());
-                   scheduler_->ReleaseAdapter(
-                       *std::move(adapter), [&](absl::StatusOr<int64_t> bytes) {
-                         freed = bytes;
-                         live = engine_.live_prepared();
-                         released.Notify();
-                       });
-                 });
-  released.WaitForNotification();
+  EXPECT_THAT(UnloadAndRelease("ink"), IsOkAndHolds(testing::Gt(0)));
+  EXPECT_EQ(engine_.live_prepared(), 0);
   EXPECT_EQ(engine_.resident(), FakeSet{});
   EXPECT_THAT(scheduler_->resident(), IsEmpty());
-  EXPECT_THAT(freed, IsOkAndHolds(testing::Gt(0)));
-  EXPECT_EQ(live, 0);
 }
 
 TEST_F(RequestSchedulerTest, ReleasingAnAdapterLeavesOtherSetsMerged) {
   Load("ink");
   const std::string night = Load("night");
   EXPECT_THAT(Submit(TaskWith("night")).observer->Wait(), IsOk());
-  absl::Notification released;
-  store_->Unload("ink", /*wait=*/true,
-                 [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
-                   scheduler_->ReleaseAdapter(
-                       *std::move(adapter),
-                       [&](absl::StatusOr<int64_t>) { released.Notify(); });
-                 });
-  released.WaitForNotification();
+  EXPECT_THAT(UnloadAndRelease("ink"), IsOk());
   EXPECT_EQ(engine_.resident(), (FakeSet{{night, 1.0, 1.0}}));
 }
 

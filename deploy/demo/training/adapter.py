@@ -41,7 +41,6 @@ class LowRank(nn.Module):
 
     def __init__(self, weight, rank, scale):
         super().__init__()
-        rank = min(rank, weight.shape[0], weight[0].numel())
         self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / weight[0].numel() ** 0.5)
         self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
         self.scale = scale
