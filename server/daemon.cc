@@ -64,8 +64,8 @@ Daemon::~Daemon() {
   if (server_ == nullptr) return;  // never started
   RequestStop();
   state_.SetDraining();
-  server_->SetServing(false);
   if (load_thread_.joinable()) load_thread_.join();
+  server_->SetServing(false);
   if (scheduler_ != nullptr) scheduler_->Drain(options_.exit_timeout);
   server_->Shutdown(kLastWordsGrace);
   GRAFT_LOG(kInfo, "stopped");
@@ -99,10 +99,9 @@ void Daemon::Load() {
   if (status.ok()) {
     LogLoaded(*engine_, clock_.Now() - start);
     state_.SetServing(&backend_);
+    server_->SetServing(true);
   }
   absl::MutexLock lock(&mu_);
-  // Not after a stop: its NOT_SERVING is the last word.
-  if (status.ok() && !stop_requested_) server_->SetServing(true);
   loaded_ = status;
 }
 

@@ -71,7 +71,9 @@ void ConnectionAcceptor::AcceptOne() {
     return;  // else the client left before it was accepted
   }
   struct stat status {};
-  if (fstat(fd, &status) != 0 || !HasRoom()) {
+  const bool accepted = fstat(fd, &status) == 0 && HasRoom();
+  NoteRefusing(!accepted);
+  if (!accepted) {
     close(fd);
     return;
   }
@@ -82,6 +84,7 @@ void ConnectionAcceptor::AcceptOne() {
 }
 
 void ConnectionAcceptor::RefuseOne() {
+  NoteRefusing(true);
   if (spare_fd_ >= 0) close(spare_fd_);
   const int fd = accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC);
   if (fd >= 0) close(fd);
@@ -98,10 +101,15 @@ bool ConnectionAcceptor::HasRoom() {
                                              status.st_ino != connection.inode;
                                     }),
                      connections_.end());
-  if (connections_.size() < max_connections_) return true;
-  GRAFT_LOG(kWarning, "connection refused: too many are open",
+  return connections_.size() < max_connections_;
+}
+
+void ConnectionAcceptor::NoteRefusing(bool refusing) {
+  if (std::exchange(refusing_, refusing) == refusing) return;
+  GRAFT_LOG(kWarning,
+            refusing ? "refusing connections: too many are open"
+                     : "accepting connections again",
             {{"open", absl::StrCat(connections_.size())}});
-  return false;
 }
 
 int MaxConnectionsForDescriptors(int limit) {

@@ -54,6 +54,9 @@ class ConnectionAcceptor {
   // no.
   bool HasRoom();
 
+  // Logs when refusals begin and when they end, not each of them.
+  void NoteRefusing(bool refusing);
+
   const ListenSocket socket_;
   const size_t max_connections_;
   const Handler handler_;
@@ -62,6 +65,7 @@ class ConnectionAcceptor {
   // Accept thread only.
   int spare_fd_;
   std::vector<Connection> connections_;
+  bool refusing_ = false;
 
   std::thread thread_;
 };

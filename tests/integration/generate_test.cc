@@ -56,10 +56,10 @@ class GenerateTest : public testing::Test {
     Answer answer;
     v1::GenerateImageResponse event;
     while (reader.Read(&event)) {
-      const std::string kind =
+      const std::string kind(
           v1::GenerateImageResponse::descriptor()
               ->FindFieldByNumber(static_cast<int>(event.event_case()))
-              ->name();
+              ->name());
       if (answer.kinds.empty() || answer.kinds.back() != kind) {
         answer.kinds.push_back(kind);
       }

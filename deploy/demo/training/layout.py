@@ -138,7 +138,8 @@ def main():
     held_out = scenes.held_out_scenes(256, seed=4242)
     begin, step, shown, losses = time.time(), 0, 0, []
     while (done := (time.time() - begin) / (60 * a.minutes)) < 1:
-        lr = a.lr * min(1, (step + 1) / 50) * (1 if done < 0.4 else 0.52 + 0.48 * math.cos(math.pi * (done - 0.4) / 0.6))
+        fall = max(0.0, (done - 0.4) / 0.6)
+        lr = a.lr * min(1, (step + 1) / 50) * (0.52 + 0.48 * math.cos(math.pi * fall))
         for group in optimizer.param_groups:
             group["lr"] = lr
         batch = [scenes.training_scene(rng, two=rng.random() < 0.75) for _ in range(a.batch)]
@@ -155,7 +156,8 @@ def main():
         if time.time() - begin > shown:
             shown += 20
             one, two, cells = accuracy(model, reader, tokenizer, held_out)
-            print(f"{time.time() - begin:.0f} s, step {step}, {step * a.batch} prompts, loss {np.mean(losses):.4f}, held out: one "
+            print(f"{time.time() - begin:.0f} s, step {step}, {step * a.batch} prompts, "
+                  f"loss {np.mean(losses):.4f}, held out: one "
                   f"{100 * one:.0f} %, two {100 * two:.0f} %, cells {100 * cells:.1f} %", flush=True)
             losses = []
     os.makedirs(a.out, exist_ok=True)
