@@ -90,6 +90,13 @@ absl::Status OpenError(absl::string_view path, int error) {
   }
 }
 
+// Refused for what it says, whether or not it would come back in.
+absl::Status OutsideError(absl::string_view path, absl::string_view problem) {
+  return Error(ErrorReason::kPathNotAllowed,
+               absl::StrCat("path: \"", EscapeUntrusted(path), "\" ", problem,
+                            "; give it relative to --adapter_dir"));
+}
+
 }  // namespace
 
 AdapterSource::AdapterSource(Options options) : options_(std::move(options)) {}
@@ -107,14 +114,9 @@ absl::Status AdapterSource::CheckPath(absl::string_view path) {
                         "not UTF-8 text without control characters; rename "
                         "the file");
   }
-  if (path[0] == '/') {
-    return InvalidField("path", "absolute; give it relative to --adapter_dir");
-  }
+  if (path[0] == '/') return OutsideError(path, "is absolute");
   for (const absl::string_view part : absl::StrSplit(path, '/')) {
-    if (part == "..") {
-      return InvalidField("path",
-                          "has a \"..\"; give it relative to --adapter_dir");
-    }
+    if (part == "..") return OutsideError(path, "has a \"..\"");
   }
   return absl::OkStatus();
 }

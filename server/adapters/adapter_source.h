@@ -33,14 +33,14 @@ class AdapterSource {
   explicit AdapterSource(Options options);
 
   // The checks that `path` alone is enough for: INVALID_FIELD (field "path") if
-  // it is empty, absolute, too long, has "..", or is not UTF-8 text without
-  // control characters.
+  // it is empty, too long or not UTF-8 text without control characters,
+  // PATH_NOT_ALLOWED if it is absolute or has "..".
   static absl::Status CheckPath(absl::string_view path);
 
   // Reads the file at `path`, relative to the directory. Blocks on the disk.
   //   INVALID_FIELD                 as CheckPath
   //   ADAPTER_DIR_NOT_SET           no directory
-  //   PATH_NOT_ALLOWED              a link in it leads outside
+  //   PATH_NOT_ALLOWED              as CheckPath, or a link in it leads outside
   //   ADAPTER_NOT_FOUND             no such file
   //   ADAPTER_TOO_LARGE             above max_file_bytes
   //   ADAPTER_CORRUPT               no regular .safetensors file, unreadable,

@@ -51,14 +51,17 @@ TEST_F(AdapterSourceTest, ReadsFilesInSubfoldersWithAnyName) {
 
 TEST_F(AdapterSourceTest, RefusesPathsThatAreNotBelow) {
   dir_.Write("secret.safetensors", "x");
+  for (const std::string& path :
+       {std::string("/etc/x.safetensors"), dir_.File("root/a.safetensors"),
+        std::string(".."), std::string("../secret.safetensors"),
+        std::string("a/../../secret.safetensors"), std::string("a/..")}) {
+    EXPECT_THAT(Error(path), HasReason(ErrorReason::kPathNotAllowed)) << path;
+  }
+}
+
+TEST_F(AdapterSourceTest, RefusesPathsThatAreMalformed) {
   const std::string paths[] = {
       "",
-      "/etc/x.safetensors",
-      dir_.File("root/a.safetensors"),
-      "..",
-      "../secret.safetensors",
-      "a/../../secret.safetensors",
-      "a/..",
       "a\nb.safetensors",
       "a\x7f.safetensors",
       "a\xc2\x85.safetensors",

@@ -192,7 +192,7 @@ TEST_F(AdapterStoreTest, AFailedLoadLeavesNoTrace) {
   EXPECT_THAT(Load({.path = "none.safetensors"}),
               HasReason(ErrorReason::kAdapterNotFound));
   EXPECT_THAT(Load({.path = "../x.safetensors"}),
-              HasReason(ErrorReason::kInvalidField, HasSubstr("path")));
+              HasReason(ErrorReason::kPathNotAllowed, HasSubstr("path")));
   EXPECT_THAT(Load({.path = "a b.safetensors"}),
               HasReason(ErrorReason::kInvalidField, HasSubstr("name")));
   engine_.Fail(Call::kPrepare, Error(ErrorReason::kGpuOutOfMemory, "full"));

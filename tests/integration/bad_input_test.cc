@@ -132,10 +132,10 @@ TEST_F(BadInputTest, AnotherVersionOfAnAdapter) {
 }
 
 TEST_F(BadInputTest, FileOutsideTheAdapterDirectory) {
-  ExpectError(Load("../secret.safetensors"), StatusCode::INVALID_ARGUMENT,
-              "INVALID_FIELD", "path");
-  ExpectError(Load("/etc/passwd"), StatusCode::INVALID_ARGUMENT,
-              "INVALID_FIELD", "path");
+  ExpectError(Load("../secret.safetensors"), StatusCode::PERMISSION_DENIED,
+              "PATH_NOT_ALLOWED", "path");
+  ExpectError(Load("/etc/passwd"), StatusCode::PERMISSION_DENIED,
+              "PATH_NOT_ALLOWED", "path");
 }
 
 TEST_F(BadInputTest, FileOutsideTheAdapterDirectoryByLink) {
