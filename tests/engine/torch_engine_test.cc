@@ -3,7 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <cstdlib>
+#include <limits>
 #include <memory>
 #include <random>
 #include <set>
@@ -68,7 +69,9 @@ class TorchEngineTest : public ::testing::TestWithParam<ComputeDtype> {
   std::unique_ptr<Engine> NewEngine() const {
     EngineOptions options;
     options.model_dir = folder_.path();
-    options.device = "cpu";
+    // tests/gpu/run.sh runs the same tests on a GPU.
+    const char* const device = std::getenv("GRAFT_TEST_DEVICE");
+    options.device = device != nullptr ? device : "cpu";
     options.dtype = GetParam();
     options.threads = 1;
     auto engine = CreateTorchEngine(options);
