@@ -25,6 +25,10 @@ for preset in "${@:-asan tsan clang}"; do
     fi
     cmake --preset "$name" >/dev/null
     cmake --build --preset "$name"
-    [ "$name" = clang ] || ctest --preset "$name" -LE parity
+    # Real gRPC reports races everywhere under tsan: it is not instrumented.
+    case "$name" in
+      asan) ctest --preset asan -LE parity ;;
+      tsan) ctest --preset tsan -LE 'parity|integration' ;;
+    esac
   done
 done

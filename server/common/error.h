@@ -40,7 +40,7 @@ enum class ErrorReason {
   kQueueFull,               // UNAVAILABLE
   kStarting,                // UNAVAILABLE: the base is still loading
   kDraining,                // UNAVAILABLE: shutting down
-  kDeadlineInQueue,         // DEADLINE_EXCEEDED before the first step
+  kDeadlineInQueue,         // DEADLINE_EXCEEDED: the device had not begun
   kDeadlineRunning,         // DEADLINE_EXCEEDED after it
   kClientCancelled,         // CANCELLED
   kAdminCancelled,          // CANCELLED

@@ -246,7 +246,9 @@ TEST_F(RequestSchedulerTest, CancelledRequestStopsBeforeTheNextStage) {
                  {Call::kStep, Call::kFinish}};
   for (const auto& [during, next] : kStages) {
     const int calls_before = engine_.calls(next);
-    const Submitted request = SubmitAndBlockIn(during, Task());
+    std::unique_ptr<GenerationTask> task = Task();
+    task->params.steps = 1;  // so that decoding comes next
+    const Submitted request = SubmitAndBlockIn(during, std::move(task));
     request.cancelled->store(true);
     engine_.Unblock(during);
     EXPECT_THAT(request.observer->Wait(),
