@@ -54,8 +54,9 @@ ABSL_FLAG(absl::Duration, exit_timeout, absl::Seconds(30),
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 ABSL_FLAG(int, default_steps, 25,
           "Denoising steps that clients are recommended");
-ABSL_FLAG(double, default_guidance_scale, 7.5,
-          "Guidance scale of requests that do not say (with the demo model: 2)");
+ABSL_FLAG(
+    double, default_guidance_scale, 7.5,
+    "Guidance scale of requests that do not say (with the demo model: 2)");
 ABSL_FLAG(int, max_queued_requests, 256, "Requests that may wait");
 ABSL_FLAG(int, max_connections, 0,
           "Connections that may be open; 0: as many as there are descriptors");

@@ -134,15 +134,14 @@ void GenerateReactor::Advance() {
 }
 
 void GenerateReactor::StartWriteTimer() {
-  // Not self_: the timer would keep the reactor that owns it. The callback comes
-  // before the write is over, and so before Finish and OnDone.
+  // Not self_: the timer would keep the reactor that owns it. The callback
+  // comes before the write is over, and so before Finish and OnDone.
   write_timer_ = std::make_unique<grpc::Alarm>();
-  write_timer_->Set(
-      gpr_time_add(
-          gpr_now(GPR_CLOCK_MONOTONIC),
-          gpr_time_from_millis(absl::ToInt64Milliseconds(write_timeout_),
-                               GPR_TIMESPAN)),
-      [this](bool expired) { OnWriteTimer(expired); });
+  write_timer_->Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                                 gpr_time_from_millis(
+                                     absl::ToInt64Milliseconds(write_timeout_),
+                                     GPR_TIMESPAN)),
+                    [this](bool expired) { OnWriteTimer(expired); });
 }
 
 void GenerateReactor::OnWriteTimer(bool expired) {

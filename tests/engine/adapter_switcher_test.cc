@@ -39,8 +39,8 @@ class AdapterSwitcherTest : public ::testing::Test {
     const at::Tensor& kept = tensors_.back();
     return {TensorDtype::kF32,
             std::vector<int64_t>(kept.sizes().begin(), kept.sizes().end()),
-            absl::MakeConstSpan(
-                static_cast<const uint8_t*>(kept.data_ptr()), kept.nbytes())};
+            absl::MakeConstSpan(static_cast<const uint8_t*>(kept.data_ptr()),
+                                kept.nbytes())};
   }
 
   PreparedAdapterPtr Adapter(const std::string& sha256) {
@@ -51,9 +51,8 @@ class AdapterSwitcherTest : public ::testing::Test {
       target.module = Module(i);
       target.rank = 2;
       target.scale = 0.5;
-      target.factors = {
-          {FactorRole::kDown, "down", View(at::randn({2, 4}))},
-          {FactorRole::kUp, "up", View(at::randn({6, 2}))}};
+      target.factors = {{FactorRole::kDown, "down", View(at::randn({2, 4}))},
+                        {FactorRole::kUp, "up", View(at::randn({6, 2}))}};
       weights.targets.push_back(std::move(target));
     }
     return *PreparedLora::Create(weights, store_, live_bytes_);
@@ -86,14 +85,14 @@ class AdapterSwitcherTest : public ::testing::Test {
 
 TEST_F(AdapterSwitcherTest, MergesScaledProductRoundedOnce) {
   const PreparedAdapterPtr adapter = Adapter("a");
-  const auto& target = static_cast<const PreparedLora&>(*adapter)
-                           .targets()
-                           .at(Name(0));
+  const auto& target =
+      static_cast<const PreparedLora&>(*adapter).targets().at(Name(0));
   const at::Tensor base = store_.at(Name(0)).clone();
   ASSERT_THAT(switcher_.SwitchTo({{adapter, 0.75, 1}}).status(), IsOk());
   const at::Tensor exact =
       base.to(at::kDouble) +
-      0.75 * 0.5 * at::mm(target.up.to(at::kDouble), target.down.to(at::kDouble));
+      0.75 * 0.5 *
+          at::mm(target.up.to(at::kDouble), target.down.to(at::kDouble));
   // A double result that lies between two bfloat16 may round either way.
   const at::Tensor error =
       (store_.at(Name(0)).to(at::kDouble) - exact).abs() / exact.abs();

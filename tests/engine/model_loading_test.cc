@@ -101,7 +101,8 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
   const BadKey table[] = {
       {"model_index.json", "_class_name", "StableDiffusionXLPipeline"},
       {"unet/config.json", "block_out_channels", "wide"},
-      {"unet/config.json", "down_block_types",
+      {"unet/config.json",
+       "down_block_types",
        {"AttnDownBlock2D", "DownBlock2D"}},
       {"unet/config.json", "act_fn", "gelu"},
       {"unet/config.json", "class_embed_type", "timestep"},

@@ -37,10 +37,10 @@ AdapterWeights RandomLora(const ModuleTable& modules, uint64_t seed,
     for (const int64_t n : shape) count *= n;
     std::vector<float>& values = storage->emplace_back(count);
     for (float& value : values) value = normal(random);
-    TensorView view{TensorDtype::kF32, std::move(shape),
-                    absl::MakeConstSpan(
-                        reinterpret_cast<const uint8_t*>(values.data()),
-                        values.size() * sizeof(float))};
+    TensorView view{
+        TensorDtype::kF32, std::move(shape),
+        absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(values.data()),
+                            values.size() * sizeof(float))};
     return AdapterFactor{role, "key", std::move(view)};
   };
   for (const ModuleInfo& module : modules.modules) {
@@ -117,8 +117,8 @@ INSTANTIATE_TEST_SUITE_P(AllDtypes, TorchEngineTest,
                                            ComputeDtype::kFloat16));
 
 // Promise 1 and 2: after every one of 200 random switches, refused ones among
-// them, the weights are those of an engine that made one switch to that set, and
-// they are where they were.
+// them, the weights are those of an engine that made one switch to that set,
+// and they are where they were.
 TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
   constexpr int kAdapters = 6;
   constexpr int kSwitches = 200;
@@ -202,8 +202,8 @@ TEST_P(TorchEngineTest, RefusesAMergeThatOverflows) {
 TEST_P(TorchEngineTest, RefusesFactorsThatAreNotFinite) {
   const std::unique_ptr<Engine> engine = NewEngine();
   AdapterWeights weights = RandomLora(engine->modules(), 3);
-  std::vector<float> values(
-      weights.targets[0].factors[1].tensor.num_elements(), 0);
+  std::vector<float> values(weights.targets[0].factors[1].tensor.num_elements(),
+                            0);
   values.back() = std::numeric_limits<float>::quiet_NaN();
   weights.targets[0].factors[1].tensor.bytes =
       absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(values.data()),
@@ -214,8 +214,8 @@ TEST_P(TorchEngineTest, RefusesFactorsThatAreNotFinite) {
   EXPECT_THAT(prepared.status().message(), HasSubstr("some.lora_up.weight"));
 }
 
-// Promise 7, within one process: whatever ran before, the same request gives the
-// same picture.
+// Promise 7, within one process: whatever ran before, the same request gives
+// the same picture.
 TEST_P(TorchEngineTest, SamePictureWhateverRanBefore) {
   const std::unique_ptr<Engine> engine = NewEngine();
   const PreparedAdapterPtr adapter = Prepare(*engine, 1);

@@ -1,9 +1,9 @@
 // Makes absl::Mutex visible to ThreadSanitizer.
 //
 // Distributions build Abseil without the sanitizer, so it does not see that a
-// mutex orders what it guards, and reports every guarded access as a race. These
-// wrappers, linked into the test programs of the tsan preset, forward to the
-// library and tell the sanitizer about acquire and release.
+// mutex orders what it guards, and reports every guarded access as a race.
+// These wrappers, linked into the test programs of the tsan preset, forward to
+// the library and tell the sanitizer about acquire and release.
 
 #include <dlfcn.h>
 
@@ -46,7 +46,8 @@ Function Real(const char* suffix) {
   return reinterpret_cast<Function>(symbol);
 }
 
-// What the library does with its own memory is none of the sanitizer's business.
+// What the library does with its own memory is none of the sanitizer's
+// business.
 class IgnoreReads {
  public:
   IgnoreReads() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__); }

@@ -277,7 +277,8 @@ void WriteTinyModel(const std::string& folder, const TinyModelOptions& o) {
           ", \"cross_attention_dim\": ", o.text_width,
           ", \"norm_num_groups\": ", o.groups, ", \"sample_size\": 8",
           ", \"use_linear_projection\": ",
-          o.use_linear_projection ? "true" : "false", ", \"down_block_types\": ",
+          o.use_linear_projection ? "true" : "false",
+          ", \"down_block_types\": ",
           BlockTypes(levels, "CrossAttnDownBlock2D", "DownBlock2D", false),
           ", \"up_block_types\": ",
           BlockTypes(levels, "CrossAttnUpBlock2D", "UpBlock2D", true), "}"));

@@ -26,8 +26,8 @@ struct TinyModelOptions {
   uint64_t seed = 1;
 };
 
-// Writes a diffusers-format folder with random float32 weights: the same options
-// give the same bytes. The tokenizer knows single bytes only.
+// Writes a diffusers-format folder with random float32 weights: the same
+// options give the same bytes. The tokenizer knows single bytes only.
 void WriteTinyModel(const std::string& folder, const TinyModelOptions& options);
 
 }  // namespace graft
