@@ -72,14 +72,16 @@ venv=build/deps/venv
 # Debian's own interpreter: the one that python3-venv and python3-pil belong to.
 [ -x $venv/bin/python ] || /usr/bin/python3 -m venv $venv
 
-# pip_install STAMP ARGUMENTS...: once for each list of arguments.
+# pip_install STAMP ARGUMENTS...: once for each list of arguments, and again when
+# a requirements file among them has changed.
 pip_install() {
-  local stamp=$venv/$1
+  local stamp=$venv/$1 wanted
   shift
-  [ "$(cat "$stamp" 2>/dev/null)" = "$*" ] && return
+  wanted="$* $([ "$1" != -r ] || cksum <"$2")"
+  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   echo "installing with pip: $*"
   $venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
-  echo "$*" >"$stamp"
+  echo "$wanted" >"$stamp"
 }
 
 pip_install .graft-protos --no-deps "$proto_package"

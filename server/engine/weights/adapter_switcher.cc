@@ -105,10 +105,18 @@ at::Tensor AdapterSwitcher::Merged(const std::string& parameter,
       .to(w0.scalar_type());
 }
 
-absl::Status AdapterSwitcher::CheckFinite(const Plan& plan) const {
+double AdapterSwitcher::LargestPristine(const std::string& parameter) {
+  const auto known = largest_pristine_.find(parameter);
+  if (known != largest_pristine_.end()) return known->second;
+  const double largest = Pristine(parameter).abs().max().item<double>();
+  largest_pristine_.emplace(parameter, largest);
+  return largest;
+}
+
+absl::Status AdapterSwitcher::CheckFinite(const Plan& plan) {
   for (const auto& [parameter, terms] : plan) {
     const at::Tensor& w0 = Pristine(parameter);
-    double bound = w0.abs().max().item<double>();
+    double bound = LargestPristine(parameter);
     for (const auto& [target, weight] : terms) {
       bound += std::abs(weight) * target->bound;
     }

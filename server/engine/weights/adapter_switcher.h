@@ -61,7 +61,9 @@ class AdapterSwitcher {
   using Plan = std::map<std::string, std::vector<Term>>;
 
   static Plan MakePlan(const AdapterSet& set);
-  absl::Status CheckFinite(const Plan& plan) const;
+  absl::Status CheckFinite(const Plan& plan);
+  // max|W0|, read from the weights once: W0 never changes.
+  double LargestPristine(const std::string& parameter);
   void BackUp(const Plan& plan);
   void Write(const std::string& parameter, const std::vector<Term>& terms);
   void WriteAll(const std::set<std::string>& parameters, const Plan& plan);
@@ -74,6 +76,7 @@ class AdapterSwitcher {
 
   const WeightStore* const store_;
   std::map<std::string, at::Tensor> backup_;
+  std::map<std::string, double> largest_pristine_;
   std::atomic<int64_t> restore_bytes_{0};
   AdapterSet current_;
   std::function<void(const std::string&)> fault_;
