@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 #include "server/common/log.h"
+#include "server/engine/cuda/cuda_kernels.h"
 
 namespace graft {
 namespace {
@@ -26,7 +27,7 @@ std::string OpenCuda() {
     if (!at::globalContext().hasCUDA()) {
       return new std::string("no CUDA driver or device was found");
     }
-    return new std::string();
+    return new std::string(CudaKernelsProblem());
   }();
   return *problem;
 }

@@ -2,6 +2,7 @@
 #define GRAFT_SERVER_ENGINE_ENGINE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,7 +28,7 @@ struct EngineInfo {
   std::string device;       // "cpu", "cuda:0"
   std::string device_name;  // as the driver or /proc/cpuinfo tells it
   std::string dtype;        // "float32", "bfloat16", "float16"
-  std::string restore;      // "backup"
+  std::string restore;      // "undo_log" or "backup"
   // Digest over the sorted (canonical name, dtype, shape, bytes as stored in
   // the files) of U-Net, text encoder and VAE, whatever the dtype computed in.
   std::string base_sha256;
@@ -41,7 +42,9 @@ struct EngineInfo {
 // Bytes, on the device. Any thread may ask.
 struct MemoryUsage {
   int64_t base_bytes = 0;     // resident weights
-  int64_t restore_bytes = 0;  // what undoing needs
+  int64_t restore_bytes = 0;  // what undoing the resident set needs
+  // Held for the logs of sets to come, so that a switch need not allocate.
+  int64_t restore_reserved_bytes = 0;
   int64_t adapter_bytes = 0;  // prepared adapters
 };
 
@@ -66,6 +69,14 @@ struct WeightedAdapter {
 // meaning. An adapter (by SHA-256) occurs at most once.
 using AdapterSet = std::vector<WeightedAdapter>;
 
+// What Engine::VerifyBaseWeights found. Parameters by canonical name.
+struct VerifyReport {
+  int64_t parameters = 0;               // compared
+  std::vector<std::string> differing;   // from the base as it was loaded
+  std::vector<std::string> unrepaired;  // of those, what is still wrong
+  absl::Duration duration;
+};
+
 struct SwitchReport {
   bool changed = false;     // false: the set was already resident
   absl::Duration duration;  // of the pass over the weights alone; 0 if none
@@ -79,11 +90,15 @@ class Generation {
   virtual int steps_total() const = 0;
   // Tokens of the prompt that the text encoder could not take.
   virtual int truncated_tokens() const = 0;
+  // NON_FINITE_LATENTS after the step that ended it; OK before.
+  virtual absl::Status status() const = 0;
 };
 
 // Order of calls for one image: SwitchAdapters, Begin, Step until steps_done()
-// == steps_total(), Finish; all with the same set resident. Owner-thread-only
-// but for info(), modules(), memory() and Prepare(), which are thread-safe.
+// == steps_total(), Finish. Each call works with the set that is resident at
+// that moment; between two calls the caller may switch to other sets for other
+// images and back. Owner-thread-only but for info(), modules(), memory() and
+// Prepare(), which are thread-safe.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -102,6 +117,8 @@ class Engine {
   // place, all targets or none. After an error the former set is resident,
   // exactly. ADAPTER_NON_FINITE when a merged weight would not be finite in the
   // base's dtype, naming the module; INVALID_FIELD for one adapter named twice.
+  // BASE_WEIGHTS_DRIFT when what is resident is not what the last switch left
+  // there (memory at fault): VerifyBaseWeights repairs it.
   virtual absl::StatusOr<SwitchReport> SwitchAdapters(
       const AdapterSet& next) = 0;
 
@@ -109,12 +126,29 @@ class Engine {
   virtual absl::StatusOr<std::unique_ptr<Generation>> Begin(
       const GenerationParams& params) = 0;
 
-  // One denoise step of each. NON_FINITE_LATENTS with the step's number when
-  // the latents are not finite after it.
+  // One denoise step of each, in one batch: they may differ in all but width
+  // and height. The prompts of a generation are encoded again where the
+  // resident set changes the text encoder in another way than the set before.
+  // NON_FINITE_LATENTS with the step's number when latents are not finite after
+  // it: their generation's status() says so too, and the others have done their
+  // step. After any other error none has.
   virtual absl::Status Step(absl::Span<Generation* const> batch) = 0;
 
   // Decodes the latents. REQUIRES: all steps are done.
   virtual absl::StatusOr<Image> Finish(Generation& generation) = 0;
+
+  // Switches to the base and compares the checksum of every parameter with the
+  // one taken at load. With `repair`, what differs is read again from the
+  // model's files. Returns a report also when something differs.
+  virtual absl::StatusOr<VerifyReport> VerifyBaseWeights(bool repair) = 0;
+
+  // Writes the resident weights of U-Net and text encoder, as they are now, to
+  // a safetensors file under their canonical names in the engine's dtype: to a
+  // new file beside `path`, moved there when complete. `metadata` becomes the
+  // file's "__metadata__".
+  virtual absl::Status ExportWeights(
+      const std::string& path,
+      const std::map<std::string, std::string>& metadata) const = 0;
 
   // SHA-256 over all resident weights of U-Net and text encoder as they are
   // now, and over the addresses they live at. For tests and verification.

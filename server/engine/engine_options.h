@@ -9,6 +9,9 @@ enum class ComputeDtype { kAuto, kFloat32, kBFloat16, kFloat16 };
 
 // How the switcher gets back to the base weights. Both give the same bits.
 enum class RestoreMode {
+  // Subtract what was merged, and set right what rounding lost from a small
+  // log.
+  kUndoLog,
   kBackup,  // a pristine copy of every adapted weight
 };
 
@@ -20,7 +23,7 @@ struct EngineOptions {
   std::string device = "auto";
   // kAuto: float16 on a GPU, float32 on the CPU.
   ComputeDtype dtype = ComputeDtype::kAuto;
-  RestoreMode restore = RestoreMode::kBackup;
+  RestoreMode restore = RestoreMode::kUndoLog;
   // CPU threads for compute; 0: one per core.
   int threads = 0;
 };

@@ -41,7 +41,8 @@ target_include_directories(graft_torch SYSTEM INTERFACE
 foreach(dir IN LISTS GRAFT_TORCH_LIBRARY_DIRS)
   target_link_options(graft_torch INTERFACE -Wl,-rpath-link,${dir})
 endforeach()
-set(CMAKE_BUILD_RPATH ${GRAFT_TORCH_LIBRARY_DIRS})
+# And where libgraft_cuda.so, which the engine opens, is built.
+set(CMAKE_BUILD_RPATH ${GRAFT_TORCH_LIBRARY_DIRS} ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
 
 # What is installed finds LibTorch where it was built with, or, where
 # GRAFT_BUNDLE_LIBTORCH copies its CPU part along, beside itself.

@@ -5,8 +5,10 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <atomic>
-#include <optional>
+#include <chrono>
+#include <list>
 #include <string>
 #include <thread>
 #include <utility>
@@ -21,11 +23,14 @@
 #include "server/engine/device.h"
 #include "server/engine/models/base_model.h"
 #include "server/engine/models/config_reader.h"
+#include "server/engine/models/model_files.h"
 #include "server/engine/pipeline/latent_generation.h"
 #include "server/engine/pipeline/sampler.h"
 #include "server/engine/torch_status.h"
 #include "server/engine/weights/adapter_switcher.h"
-#include "server/engine/weights/prepared_lora.h"
+#include "server/engine/weights/prepared_weights.h"
+#include "server/engine/weights/switch_pass.h"
+#include "server/safetensors/safetensors_writer.h"
 
 namespace graft {
 namespace {
@@ -35,20 +40,40 @@ bool IsAdaptable(absl::string_view name) {
   return !absl::StartsWith(name, "vae.");
 }
 
+// Texts whose encodings are kept: the images of a request share them, and
+// requests that take turns come back to them. Some 100 KB each.
+constexpr size_t kMaxEncodedTexts = 64;
+
+TensorDtype ToTensorDtype(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf:
+      return TensorDtype::kF16;
+    case at::kBFloat16:
+      return TensorDtype::kBF16;
+    default:
+      return TensorDtype::kF32;
+  }
+}
+
 class TorchEngine : public Engine {
  public:
-  TorchEngine(BaseModel model, Samplers samplers, EngineInfo info)
+  TorchEngine(BaseModel model, Samplers samplers, EngineInfo info,
+              const EngineOptions& options)
       : model_(std::move(model)),
         samplers_(std::move(samplers)),
         info_(std::move(info)),
+        model_dir_(options.model_dir),
         adapter_bytes_(std::make_shared<std::atomic<int64_t>>(0)),
-        switcher_(model_.store.get()) {}
+        switcher_(model_.store.get(), options.restore,
+                  MakeSwitchPass(model_.store->device())) {}
 
   const EngineInfo& info() const override { return info_; }
   const ModuleTable& modules() const override { return model_.modules; }
   MemoryUsage memory() const override {
-    return {model_.store->total_bytes(), switcher_.restore_bytes(),
-            adapter_bytes_->load()};
+    return {.base_bytes = model_.store->total_bytes(),
+            .restore_bytes = switcher_.restore_bytes(),
+            .restore_reserved_bytes = switcher_.restore_reserved_bytes(),
+            .adapter_bytes = adapter_bytes_->load()};
   }
 
   absl::StatusOr<PreparedAdapterPtr> Prepare(
@@ -57,7 +82,7 @@ class TorchEngine : public Engine {
       const c10::InferenceMode inference;
       GRAFT_ASSIGN_OR_RETURN(
           PreparedAdapterPtr prepared,
-          PreparedLora::Create(weights, *model_.store, adapter_bytes_));
+          PreparedWeights::Create(weights, *model_.store, adapter_bytes_));
       return prepared;
     });
   }
@@ -65,10 +90,7 @@ class TorchEngine : public Engine {
   absl::StatusOr<SwitchReport> SwitchAdapters(const AdapterSet& next) override {
     return CatchTorchErrors([&]() -> absl::StatusOr<SwitchReport> {
       const c10::InferenceMode inference;
-      GRAFT_ASSIGN_OR_RETURN(const SwitchReport report,
-                             switcher_.SwitchTo(next));
-      if (report.changed) conditioning_.reset();
-      return report;
+      return switcher_.SwitchTo(next);
     });
   }
 
@@ -83,11 +105,7 @@ class TorchEngine : public Engine {
   absl::Status Step(absl::Span<Generation* const> batch) override {
     return CatchTorchErrors([&]() -> absl::Status {
       const c10::InferenceMode inference;
-      for (Generation* const generation : batch) {
-        GRAFT_RETURN_IF_ERROR(
-            static_cast<LatentGeneration*>(generation)->Step(*model_.unet));
-      }
-      return absl::OkStatus();
+      return StepBatch(batch);
     });
   }
 
@@ -98,57 +116,98 @@ class TorchEngine : public Engine {
     });
   }
 
+  absl::StatusOr<VerifyReport> VerifyBaseWeights(bool repair) override {
+    return CatchTorchErrors([&] {
+      const c10::InferenceMode inference;
+      return Verify(repair);
+    });
+  }
+
+  absl::Status ExportWeights(
+      const std::string& path,
+      const std::map<std::string, std::string>& metadata) const override {
+    return CatchTorchErrors([&] {
+      const c10::InferenceMode inference;
+      return Export(path, metadata);
+    });
+  }
+
   std::string WeightsSha256() const override;
   std::string AddressesSha256() const override;
 
  private:
-  // The prompts as last encoded. The same for every image of a request, so it
-  // is kept; a switch drops it, as adapters can change the text encoder.
-  struct CachedConditioning {
-    std::string prompt;
-    std::optional<std::string> negative_prompt;
-    TextConditioning conditioning;
+  // One text as encoded with one state of the text encoder's weights.
+  struct EncodedText {
+    std::string text;
+    std::string text_encoder_state;
+    at::Tensor embedding;
+    int truncated_tokens = 0;
   };
 
   absl::StatusOr<std::unique_ptr<Generation>> BeginGeneration(
       const GenerationParams& params);
-  const TextConditioning& Condition(const GenerationParams& params);
-  at::Tensor EncodeText(const std::string& text, int* truncated) const;
+  absl::Status StepBatch(absl::Span<Generation* const> batch);
+  TextConditioning Condition(const GenerationParams& params);
+  EncodedText Encode(const std::string& text);
   absl::StatusOr<Image> Decode(const at::Tensor& latents) const;
+  absl::StatusOr<VerifyReport> Verify(bool repair);
+  std::vector<std::string> DifferingParameters() const;
+  absl::Status Export(const std::string& path,
+                      const std::map<std::string, std::string>& metadata) const;
 
   const BaseModel model_;
   const Samplers samplers_;
   const EngineInfo info_;
+  const std::string model_dir_;
   const std::shared_ptr<std::atomic<int64_t>> adapter_bytes_;
   AdapterSwitcher switcher_;
-  std::optional<CachedConditioning> conditioning_;
+  std::list<EncodedText> encoded_texts_;  // the latest first
 };
 
-at::Tensor TorchEngine::EncodeText(const std::string& text,
-                                   int* truncated) const {
+TorchEngine::EncodedText TorchEngine::Encode(const std::string& text) {
+  const std::string& state = switcher_.text_encoder_state();
+  const auto known = std::find_if(encoded_texts_.begin(), encoded_texts_.end(),
+                                  [&](const EncodedText& encoded) {
+                                    return encoded.text == text &&
+                                           encoded.text_encoder_state == state;
+                                  });
+  if (known != encoded_texts_.end()) {
+    encoded_texts_.splice(encoded_texts_.begin(), encoded_texts_, known);
+    return encoded_texts_.front();
+  }
   const ClipTokenizer::Encoding encoding = model_.tokenizer->Encode(text);
-  if (truncated != nullptr) *truncated = encoding.num_truncated;
   const at::Tensor ids =
       at::tensor(at::ArrayRef<int32_t>(encoding.ids), at::kInt)
           .to(model_.store->device(), at::kLong)
           .unsqueeze(0);
-  return model_.text_model->Forward(ids);
+  encoded_texts_.push_front(
+      {text, state, model_.text_model->Forward(ids), encoding.num_truncated});
+  if (encoded_texts_.size() > kMaxEncodedTexts) encoded_texts_.pop_back();
+  return encoded_texts_.front();
 }
 
-const TextConditioning& TorchEngine::Condition(const GenerationParams& params) {
-  std::optional<std::string> negative;
-  if (params.guidance_scale > 1) negative = params.negative_prompt;
-  if (!conditioning_.has_value() || conditioning_->prompt != params.prompt ||
-      conditioning_->negative_prompt != negative) {
-    CachedConditioning cached{params.prompt, negative, {}};
-    cached.conditioning.positive =
-        EncodeText(params.prompt, &cached.conditioning.truncated_tokens);
-    if (negative.has_value()) {
-      cached.conditioning.negative = EncodeText(*negative, nullptr);
-    }
-    conditioning_ = std::move(cached);
+TextConditioning TorchEngine::Condition(const GenerationParams& params) {
+  TextConditioning conditioning;
+  const EncodedText positive = Encode(params.prompt);
+  conditioning.positive = positive.embedding;
+  conditioning.truncated_tokens = positive.truncated_tokens;
+  conditioning.text_encoder_state = positive.text_encoder_state;
+  if (params.guidance_scale > 1) {
+    conditioning.negative = Encode(params.negative_prompt).embedding;
   }
-  return conditioning_->conditioning;
+  return conditioning;
+}
+
+absl::Status TorchEngine::StepBatch(absl::Span<Generation* const> batch) {
+  std::vector<LatentGeneration*> latents;
+  for (Generation* const generation : batch) {
+    auto* const latent = static_cast<LatentGeneration*>(generation);
+    if (latent->text().text_encoder_state != switcher_.text_encoder_state()) {
+      latent->set_text(Condition(latent->params()));
+    }
+    latents.push_back(latent);
+  }
+  return DenoiseStep(*model_.unet, latents);
 }
 
 absl::StatusOr<std::unique_ptr<Generation>> TorchEngine::BeginGeneration(
@@ -169,7 +228,7 @@ absl::StatusOr<std::unique_ptr<Generation>> TorchEngine::BeginGeneration(
         "width", absl::StrCat("and height must be multiples of ", scale));
   }
   return std::make_unique<LatentGeneration>(
-      Condition(params), params.guidance_scale, std::move(sampler), params.seed,
+      params, Condition(params), std::move(sampler),
       at::IntArrayRef({1, model_.unet_config.in_channels, params.height / scale,
                        params.width / scale}),
       model_.store->device());
@@ -217,18 +276,73 @@ std::string TorchEngine::AddressesSha256() const {
   return hash.HexDigest();
 }
 
+// ---- Verifying and exporting ------------------------------------------------
+
+std::vector<std::string> TorchEngine::DifferingParameters() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : model_.store->tensors()) {
+    if (!switcher_.IsPristine(name)) names.push_back(name);
+  }
+  return names;
+}
+
+absl::StatusOr<VerifyReport> TorchEngine::Verify(bool repair) {
+  const auto start = std::chrono::steady_clock::now();
+  GRAFT_RETURN_IF_ERROR(switcher_.ForceBase());
+  VerifyReport report;
+  report.parameters = static_cast<int64_t>(model_.store->tensors().size());
+  report.differing = report.unrepaired = DifferingParameters();
+  if (repair && !report.differing.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(const ModelFiles files,
+                           ModelFiles::Open(model_dir_));
+    for (const std::string& name : report.differing) {
+      const auto view = files.tensors().find(name);
+      if (view != files.tensors().end()) {
+        model_.store->Overwrite(name, view->second);
+      }
+    }
+    report.unrepaired = DifferingParameters();
+    // Encodings may have been made with what was wrong.
+    encoded_texts_.clear();
+  }
+  report.duration = absl::FromChrono(std::chrono::steady_clock::now() - start);
+  return report;
+}
+
+absl::Status TorchEngine::Export(
+    const std::string& path,
+    const std::map<std::string, std::string>& metadata) const {
+  std::vector<SafetensorsWriter::Entry> entries;
+  std::vector<at::Tensor> tensors;
+  for (const auto& [name, tensor] : model_.store->tensors()) {
+    if (!IsAdaptable(name)) continue;
+    entries.push_back(
+        {name, ToTensorDtype(tensor.scalar_type()), tensor.sizes().vec()});
+    tensors.push_back(tensor);
+  }
+  GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
+                         SafetensorsWriter::Create(path, entries, metadata));
+  for (const at::Tensor& tensor : tensors) {
+    const at::Tensor host = tensor.to(at::kCPU);
+    GRAFT_RETURN_IF_ERROR(writer->Append(
+        {static_cast<const uint8_t*>(host.const_data_ptr()), host.nbytes()}));
+  }
+  return writer->Finish();
+}
+
 // ---- Loading ----------------------------------------------------------------
 
 absl::StatusOr<EngineInfo> MakeInfo(const BaseModel& model,
                                     const Samplers& samplers,
-                                    const DeviceChoice& device) {
+                                    const DeviceChoice& device,
+                                    RestoreMode restore) {
   EngineInfo info;
   info.model_name = model.name;
   info.family = model.modules.family;
   info.device = device.device.str();
   info.device_name = device.name;
   info.dtype = DtypeName(device.dtype);
-  info.restore = "backup";
+  info.restore = restore == RestoreMode::kBackup ? "backup" : "undo_log";
   info.base_sha256 = model.sha256;
   const int side = static_cast<int>(model.unet_config.sample_size *
                                     model.vae_config.scale());
@@ -262,9 +376,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options) {
                  {"why", std::string(sampler.status().message())}});
     }
   }
-  GRAFT_ASSIGN_OR_RETURN(EngineInfo info, MakeInfo(model, samplers, device));
+  GRAFT_ASSIGN_OR_RETURN(EngineInfo info,
+                         MakeInfo(model, samplers, device, options.restore));
   return std::make_unique<TorchEngine>(std::move(model), std::move(samplers),
-                                       std::move(info));
+                                       std::move(info), options);
 }
 
 }  // namespace

@@ -1,146 +1,376 @@
 #include "server/engine/weights/adapter_switcher.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <map>
 #include <memory>
+#include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
-#include "server/engine/weights/prepared_lora.h"
+#include "server/engine/device.h"
+#include "server/engine/weights/prepared_weights.h"
+#include "tests/testing/random_weights.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
 namespace {
 
-constexpr int kTargets = 5;
+// A base with every kind of module, small, with sizes that are no multiples of
+// the kernels' blocks among them.
+ModuleTable SmallModules() {
+  ModuleTable table;
+  table.modules = {
+      {"text_encoder.fc", ModuleKind::kLinear, {16, 12}, true},
+      {"unet.attn", ModuleKind::kLinear, {40, 36}, false},
+      {"unet.conv", ModuleKind::kConv2d, {24, 8, 3, 3}, true},
+      {"unet.large", ModuleKind::kLinear, {320, 160}, true},
+      {"unet.norm", ModuleKind::kNorm, {40}, true},
+      {"unet.proj", ModuleKind::kConv2d, {8, 8, 1, 1}, false},
+  };
+  return table;
+}
 
-// A store of a few matrices and two adapters over all of them.
-class AdapterSwitcherTest : public ::testing::Test {
- protected:
-  AdapterSwitcherTest() : store_(at::kCPU, at::kBFloat16), switcher_(&store_) {
-    at::manual_seed(1);
-    for (int i = 0; i < kTargets; ++i) {
-      store_.Add(Name(i), View(at::randn({6, 4})));
-    }
+// tests/gpu/run.sh runs the same tests on a GPU.
+at::Device TestDevice() {
+  const char* const name = std::getenv("GRAFT_TEST_DEVICE");
+  EngineOptions options;
+  options.device = name != nullptr ? name : "cpu";
+  const auto choice = ChooseDevice(options);
+  EXPECT_THAT(choice.status(), IsOk());
+  return choice->device;
+}
+
+// The weights of such a base: the same for the same dtype.
+std::unique_ptr<WeightStore> MakeStore(at::ScalarType dtype) {
+  auto store = std::make_unique<WeightStore>(TestDevice(), dtype);
+  at::manual_seed(1);
+  const auto add = [&](const std::string& name, at::IntArrayRef shape) {
+    const at::Tensor values = at::randn(shape);
+    store->Add(name, {TensorDtype::kF32, shape.vec(),
+                      absl::MakeConstSpan(
+                          static_cast<const uint8_t*>(values.data_ptr()),
+                          values.nbytes())});
+  };
+  for (const ModuleInfo& module : SmallModules().modules) {
+    add(module.name + ".weight", module.weight_shape);
+    if (module.has_bias) add(module.name + ".bias", {module.weight_shape[0]});
+  }
+  return store;
+}
+
+using Snapshot = std::map<std::string, std::string>;
+
+Snapshot Bits(const WeightStore& store) {
+  Snapshot bits;
+  for (const auto& [name, tensor] : store.tensors()) {
+    const at::Tensor host = tensor.to(at::kCPU);
+    bits[name].assign(static_cast<const char*>(host.const_data_ptr()),
+                      host.nbytes());
+  }
+  return bits;
+}
+
+// A base, its switcher, and adapters for it.
+class Fixture {
+ public:
+  Fixture(at::ScalarType dtype, RestoreMode mode)
+      : store(MakeStore(dtype)),
+        switcher(store.get(), mode, MakeSwitchPass(store->device())) {}
+
+  PreparedAdapterPtr Adapter(const RandomWeightsOptions& options) {
+    auto prepared = PreparedWeights::Create(
+        RandomWeights(SmallModules(), options), *store, live_bytes);
+    EXPECT_THAT(prepared.status(), IsOk());
+    return *std::move(prepared);
   }
 
-  static std::string Module(int i) { return absl::StrCat("unet.m", i); }
-  static std::string Name(int i) { return Module(i) + ".weight"; }
-
-  // A view of a float32 tensor that the fixture keeps alive.
-  TensorView View(const at::Tensor& tensor) {
-    tensors_.push_back(tensor.contiguous());
-    const at::Tensor& kept = tensors_.back();
-    return {TensorDtype::kF32,
-            std::vector<int64_t>(kept.sizes().begin(), kept.sizes().end()),
-            absl::MakeConstSpan(static_cast<const uint8_t*>(kept.data_ptr()),
-                                kept.nbytes())};
-  }
-
-  PreparedAdapterPtr Adapter(const std::string& sha256) {
-    AdapterWeights weights;
-    weights.sha256 = sha256;
-    for (int i = 0; i < kTargets; ++i) {
-      AdapterTarget target;
-      target.module = Module(i);
-      target.rank = 2;
-      target.scale = 0.5;
-      target.factors = {{FactorRole::kDown, "down", View(at::randn({2, 4}))},
-                        {FactorRole::kUp, "up", View(at::randn({6, 2}))}};
-      weights.targets.push_back(std::move(target));
-    }
-    return *PreparedLora::Create(weights, store_, live_bytes_);
-  }
-
-  std::vector<at::Tensor> Weights() const {
-    std::vector<at::Tensor> copies;
-    for (const auto& [name, tensor] : store_.tensors()) {
-      copies.push_back(tensor.clone());
-    }
-    return copies;
-  }
-
-  void ExpectWeights(const std::vector<at::Tensor>& expected,
-                     const std::string& what) const {
-    size_t i = 0;
-    for (const auto& [name, tensor] : store_.tensors()) {
-      // As bits: equal() takes -0 and 0 for the same.
-      EXPECT_TRUE(tensor.view(at::kShort).equal(expected[i++].view(at::kShort)))
-          << what << ": " << name;
-    }
-  }
-
-  std::vector<at::Tensor> tensors_;
-  std::shared_ptr<std::atomic<int64_t>> live_bytes_ =
+  std::shared_ptr<std::atomic<int64_t>> live_bytes =
       std::make_shared<std::atomic<int64_t>>(0);
-  WeightStore store_;
-  AdapterSwitcher switcher_;
+  std::unique_ptr<WeightStore> store;
+  AdapterSwitcher switcher;
 };
 
-TEST_F(AdapterSwitcherTest, MergesScaledProductRoundedOnce) {
-  const PreparedAdapterPtr adapter = Adapter("a");
-  const auto& target =
-      static_cast<const PreparedLora&>(*adapter).targets().at(Name(0));
-  const at::Tensor base = store_.at(Name(0)).clone();
-  ASSERT_THAT(switcher_.SwitchTo({{adapter, 0.75, 1}}).status(), IsOk());
-  const at::Tensor exact =
-      base.to(at::kDouble) +
-      0.75 * 0.5 *
-          at::mm(target.up.to(at::kDouble), target.down.to(at::kDouble));
-  // A double result that lies between two bfloat16 may round either way.
-  const at::Tensor error =
-      (store_.at(Name(0)).to(at::kDouble) - exact).abs() / exact.abs();
-  EXPECT_LE(error.max().item<double>(), std::ldexp(1.0, -8));
+class AdapterSwitcherTest
+    : public ::testing::TestWithParam<std::tuple<at::ScalarType, RestoreMode>> {
+ protected:
+  at::ScalarType dtype() const { return std::get<0>(GetParam()); }
+  RestoreMode mode() const { return std::get<1>(GetParam()); }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    DtypesAndModes, AdapterSwitcherTest,
+    ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16, at::kHalf),
+                       ::testing::Values(RestoreMode::kUndoLog,
+                                         RestoreMode::kBackup)),
+    [](const auto& info) {
+      return absl::StrCat(
+          c10::toString(std::get<0>(info.param)),
+          std::get<1>(info.param) == RestoreMode::kUndoLog ? "Log" : "Backup");
+    });
+
+TEST_P(AdapterSwitcherTest, MergesScaledProductRoundedOnce) {
+  Fixture f(dtype(), mode());
+  AdapterWeights weights = RandomWeights(
+      SmallModules(),
+      {.kind = RandomWeightsKind::kLora, .seed = 3, .one_module_of = 1});
+  const auto adapter = PreparedWeights::Create(weights, *f.store, f.live_bytes);
+  ASSERT_THAT(adapter.status(), IsOk());
+  const Snapshot before = Bits(*f.store);
+  ASSERT_THAT(f.switcher.SwitchTo({{*adapter, 0.75, 0.75}}).status(), IsOk());
+  int checked = 0;
+  for (const AdapterTarget& target : weights.targets) {
+    if (target.algorithm != AdapterAlgorithm::kLora) continue;
+    const std::string name = target.module + ".weight";
+    const at::Tensor live = f.store->at(name).to(at::kCPU);
+    const at::Tensor merged = live.to(at::kDouble);
+    at::Tensor base = at::empty_like(live);
+    std::memcpy(base.data_ptr(), before.at(name).data(), base.nbytes());
+    const auto matrix = [&](FactorRole role) {
+      const at::Tensor t = CopyToTensor(target.Find(role)->tensor);
+      return t.reshape({t.size(0), -1}).to(at::kDouble);
+    };
+    const at::Tensor delta =
+        0.75 * target.scale *
+        at::mm(matrix(FactorRole::kUp), matrix(FactorRole::kDown))
+            .view_as(base);
+    // At most one unit in the last place of the largest of the three.
+    const double unit = dtype() == at::kFloat      ? std::ldexp(1, -22)
+                        : dtype() == at::kBFloat16 ? std::ldexp(1, -7)
+                                                   : std::ldexp(1, -10);
+    const at::Tensor wide = base.to(at::kDouble);
+    const at::Tensor largest =
+        at::maximum(at::maximum(wide.abs(), delta.abs()), merged.abs());
+    const at::Tensor error = (merged - wide - delta).abs() / largest;
+    EXPECT_LE(error.max().item<double>(), unit) << name;
+    ++checked;
+  }
+  EXPECT_GT(checked, 3);
+}
+
+// Promise 1: whatever ran before, weights depend on base and set alone. Every
+// kind of adapter is among them, and refused sets.
+TEST_P(AdapterSwitcherTest, WeightsDependOnBaseAndSetAlone) {
+  Fixture f(dtype(), mode());
+  std::vector<RandomWeightsOptions> options;
+  for (const RandomWeightsKind kind : kAllRandomWeightsKinds) {
+    const TensorDtype dtypes[] = {TensorDtype::kF32, TensorDtype::kF16,
+                                  TensorDtype::kBF16};
+    options.push_back({.kind = kind,
+                       .seed = 10 + options.size(),
+                       .dtype = dtypes[options.size() % 3],
+                       .one_module_of = 1});
+  }
+  std::vector<PreparedAdapterPtr> adapters;
+  for (const RandomWeightsOptions& option : options) {
+    adapters.push_back(f.Adapter(option));
+  }
+  const Snapshot base = Bits(*f.store);
+  std::set<Snapshot> seen;
+  std::mt19937 random(5);
+  for (int n = 0; n < 60; ++n) {
+    Fixture fresh(dtype(), RestoreMode::kBackup);
+    AdapterSet set, fresh_set;
+    for (size_t i = 0; i < adapters.size() && set.size() < 4; ++i) {
+      if (random() % 5 != 0) continue;
+      const double weight = static_cast<double>(random() % 17) / 4 - 2;
+      set.push_back({adapters[i], weight, -weight});
+      fresh_set.push_back({fresh.Adapter(options[i]), weight, -weight});
+    }
+    const Snapshot former = Bits(*f.store);
+    if (n % 10 == 9 && !set.empty()) {
+      set.push_back(set.front());  // twice
+      EXPECT_THAT(f.switcher.SwitchTo(set).status(),
+                  HasReason(ErrorReason::kInvalidField));
+      EXPECT_EQ(Bits(*f.store), former);
+      continue;
+    }
+    ASSERT_THAT(f.switcher.SwitchTo(set).status(), IsOk());
+    ASSERT_THAT(fresh.switcher.SwitchTo(fresh_set).status(), IsOk());
+    const Snapshot now = Bits(*f.store);
+    ASSERT_EQ(now, Bits(*fresh.store)) << "switch " << n;
+    seen.insert(now);
+  }
+  EXPECT_GT(seen.size(), 40u);
+  ASSERT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
+  EXPECT_EQ(Bits(*f.store), base);
+}
+
+// The same bits with one thread and with several.
+TEST_P(AdapterSwitcherTest, BitsDoNotDependOnThreads) {
+  Snapshot bits[2];
+  for (const int threads : {1, 2}) {
+    at::set_num_threads(threads);
+    Fixture f(dtype(), mode());
+    AdapterSet set;
+    for (const RandomWeightsKind kind : kAllRandomWeightsKinds) {
+      set.push_back({f.Adapter({.kind = kind,
+                                .seed = static_cast<uint64_t>(kind) + 1,
+                                .size = 0.02F,
+                                .one_module_of = 1}),
+                     1, 1});
+    }
+    ASSERT_THAT(f.switcher.SwitchTo(set).status(), IsOk());
+    bits[threads - 1] = Bits(*f.store);
+  }
+  EXPECT_EQ(bits[0], bits[1]);
 }
 
 // Promise 3: wherever a switch fails, the former set is resident, exactly.
-TEST_F(AdapterSwitcherTest, FailureAtAnyTargetLeavesFormerSet) {
-  const PreparedAdapterPtr a = Adapter("a");
-  const PreparedAdapterPtr b = Adapter("b");
-  const std::vector<at::Tensor> base = Weights();
-  const AdapterSet sets[] = {{}, {{a, 1, 1}}, {{a, 0.5, 1}, {b, -1, 1}}};
+TEST_P(AdapterSwitcherTest, FailureAnywhereLeavesFormerSet) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr lora =
+      f.Adapter({.kind = RandomWeightsKind::kLora, .seed = 1});
+  const PreparedAdapterPtr mixed =
+      f.Adapter({.kind = RandomWeightsKind::kMixed, .seed = 2});
+  const PreparedAdapterPtr dora = f.Adapter(
+      {.kind = RandomWeightsKind::kDora, .seed = 3, .one_module_of = 1});
+  const AdapterSet sets[] = {
+      {}, {{lora, 1, 1}}, {{dora, 1, 1}}, {{lora, 0.5, 1}, {mixed, -1, 1}}};
+  int injected = 0;
   for (const AdapterSet& from : sets) {
-    ASSERT_THAT(switcher_.SwitchTo({}).status(), IsOk());
-    ASSERT_THAT(switcher_.SwitchTo(from).status(), IsOk());
-    const std::vector<at::Tensor> before = Weights();
-    for (int failing = 0; failing < kTargets; ++failing) {
-      switcher_.SetFaultForTesting([&](const std::string& parameter) {
-        if (parameter == Name(failing)) throw std::runtime_error("injected");
-      });
-      EXPECT_THAT(switcher_.SwitchTo({{b, 2, 1}}).status(),
-                  HasReason(ErrorReason::kInternal));
-      ExpectWeights(before, absl::StrCat("failing at ", failing));
-      EXPECT_EQ(switcher_.current().size(), from.size());
+    for (const AdapterSet& to : sets) {
+      if (&from == &to) continue;
+      ASSERT_THAT(f.switcher.SwitchTo(from).status(), IsOk());
+      const Snapshot before = Bits(*f.store);
+      const size_t members = f.switcher.current().size();
+      // The n-th call fails, until there are not so many.
+      for (int failing = 0;; ++failing) {
+        std::atomic<int> calls{0};
+        f.switcher.SetFaultForTesting(
+            [&](absl::string_view, const std::string&) {
+              if (calls++ == failing) throw std::runtime_error("injected");
+            });
+        absl::Status status;
+        try {
+          status = f.switcher.SwitchTo(to).status();
+        } catch (const std::runtime_error&) {
+          // Before the first write: the engine's wrapper catches it.
+          status = absl::InternalError("injected");
+        }
+        if (calls <= failing) {
+          EXPECT_THAT(status, IsOk());
+          break;
+        }
+        ++injected;
+        EXPECT_FALSE(status.ok());
+        ASSERT_EQ(Bits(*f.store), before) << "failing at " << failing;
+        EXPECT_EQ(f.switcher.current().size(), members);
+      }
+      f.switcher.SetFaultForTesting(nullptr);
     }
   }
-  ASSERT_THAT(switcher_.SwitchTo({}).status(), IsOk());
-  ExpectWeights(base, "back at the base");
+  EXPECT_GT(injected, 100);
 }
 
-TEST_F(AdapterSwitcherTest, WritesNothingWhenTheSetIsResident) {
-  const PreparedAdapterPtr a = Adapter("a");
-  ASSERT_THAT(switcher_.SwitchTo({{a, 1, 1}}).status(), IsOk());
-  switcher_.SetFaultForTesting(
-      [](const std::string&) { throw std::runtime_error("written"); });
-  const auto report = switcher_.SwitchTo({{a, 1, 1}});
+TEST_P(AdapterSwitcherTest, WritesNothingWhenTheSetIsResident) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter({.seed = 1});
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  f.switcher.SetFaultForTesting([](absl::string_view, const std::string&) {
+    throw std::runtime_error("touched");
+  });
+  const auto report = f.switcher.SwitchTo({{a, 1, 1}});
   ASSERT_THAT(report.status(), IsOk());
   EXPECT_FALSE(report->changed);
   EXPECT_EQ(report->duration, absl::ZeroDuration());
 }
 
-TEST_F(AdapterSwitcherTest, BacksUpEachAdaptedWeightOnce) {
-  const PreparedAdapterPtr a = Adapter("a");
-  EXPECT_EQ(switcher_.restore_bytes(), 0);
-  ASSERT_THAT(switcher_.SwitchTo({{a, 1, 1}}).status(), IsOk());
-  EXPECT_EQ(switcher_.restore_bytes(), kTargets * 6 * 4 * 2);
-  ASSERT_THAT(switcher_.SwitchTo({{Adapter("b"), 1, 1}}).status(), IsOk());
-  EXPECT_EQ(switcher_.restore_bytes(), kTargets * 6 * 4 * 2);
+// Promise 4: also where the bound alone cannot tell, and where the change is a
+// function of W0.
+TEST_P(AdapterSwitcherTest, RefusesWhatWouldOverflow) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr good = f.Adapter({.seed = 1});
+  ASSERT_THAT(f.switcher.SwitchTo({{good, 1, 1}}).status(), IsOk());
+  const Snapshot before = Bits(*f.store);
+  for (const RandomWeightsKind kind :
+       {RandomWeightsKind::kLora, RandomWeightsKind::kLoha,
+        RandomWeightsKind::kGlora, RandomWeightsKind::kDiff}) {
+    const PreparedAdapterPtr huge =
+        f.Adapter({.kind = kind, .seed = 9, .size = 3e18F, .one_module_of = 1});
+    EXPECT_THAT(
+        f.switcher.SwitchTo({{good, 1, 1}, {huge, 1e20, 1e20}}).status(),
+        HasReason(ErrorReason::kAdapterNonFinite));
+    EXPECT_EQ(Bits(*f.store), before);
+  }
+}
+
+// A bit that flips in what is resident is noticed by the next switch that meets
+// it, never carried on.
+TEST_P(AdapterSwitcherTest, NoticesDrift) {
+  if (mode() == RestoreMode::kBackup) GTEST_SKIP() << "never looks at it";
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 1, .one_module_of = 1});
+  const PreparedAdapterPtr b = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 2, .one_module_of = 1});
+  const Snapshot base = Bits(*f.store);
+  const std::string name = "unet.large.weight";
+  const at::Tensor bytes =
+      f.store->at(name).view(at::kByte).flatten();  // shares the memory
+  for (const AdapterSet& from : {AdapterSet{}, AdapterSet{{a, 1, 1}}}) {
+    ASSERT_THAT(f.switcher.SwitchTo(from).status(), IsOk());
+    bytes[1001].bitwise_xor_(0x10);
+    const absl::Status status = f.switcher.SwitchTo({{b, 1, 1}}).status();
+    EXPECT_THAT(status, HasReason(ErrorReason::kBaseWeightsDrift));
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(name));
+    ASSERT_THAT(f.switcher.ForceBase(), IsOk());
+    EXPECT_FALSE(f.switcher.IsPristine(name));
+    EXPECT_TRUE(f.switcher.IsPristine("unet.attn.weight"));
+    // As a repair from the model's files would.
+    bytes.copy_(at::from_blob(const_cast<char*>(base.at(name).data()),
+                              bytes.sizes(), at::kByte));
+    EXPECT_TRUE(f.switcher.IsPristine(name));
+    EXPECT_EQ(Bits(*f.store), base);
+  }
+}
+
+TEST_P(AdapterSwitcherTest, TellsWhatChangesTheTextEncoder) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 1, .one_module_of = 1});
+  EXPECT_EQ(f.switcher.text_encoder_state(), "");
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 0}}).status(), IsOk());
+  EXPECT_EQ(f.switcher.text_encoder_state(), "");
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 0.5}}).status(), IsOk());
+  const std::string half = f.switcher.text_encoder_state();
+  EXPECT_NE(half, "");
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 2, 0.5}}).status(), IsOk());
+  EXPECT_EQ(f.switcher.text_encoder_state(), half);
+}
+
+TEST_P(AdapterSwitcherTest, CountsWhatRestoringNeeds) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter({.kind = RandomWeightsKind::kLora,
+                                          .seed = 1,
+                                          .size = 0.02F,
+                                          .one_module_of = 1});
+  EXPECT_EQ(f.switcher.restore_bytes(), 0);
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  const int64_t bytes = f.switcher.restore_bytes();
+  EXPECT_GT(bytes, 0);
+  if (mode() == RestoreMode::kUndoLog) {
+    EXPECT_LT(bytes, f.store->total_bytes() / 10);
+    ASSERT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
+    EXPECT_EQ(f.switcher.restore_bytes(), 0);
+    EXPECT_GT(f.switcher.restore_reserved_bytes(), 0);
+    ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+    ASSERT_THAT(f.switcher.ForceBase(), IsOk());
+    EXPECT_EQ(f.switcher.restore_bytes(), 0);
+  }
 }
 
 }  // namespace

@@ -5,15 +5,18 @@
 
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <memory>
 #include <random>
-#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/numbers.h"
 #include "server/common/sha256.h"
+#include "server/safetensors/safetensors_file.h"
+#include "tests/testing/random_weights.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -22,57 +25,35 @@ namespace graft {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
-// One random LoRA over some of the base's modules; `seed` decides everything.
-AdapterWeights RandomLora(const ModuleTable& modules, uint64_t seed,
-                          float size = 0.1F) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal(0, size);
-  auto storage = std::make_shared<std::vector<std::vector<float>>>();
-  AdapterWeights weights;
-  weights.sha256 = Sha256Hex(&seed, sizeof(seed));
-  const int rank = 1 + static_cast<int>(random() % 5);
-  const auto factor = [&](FactorRole role, std::vector<int64_t> shape) {
-    int64_t count = 1;
-    for (const int64_t n : shape) count *= n;
-    std::vector<float>& values = storage->emplace_back(count);
-    for (float& value : values) value = normal(random);
-    TensorView view{
-        TensorDtype::kF32, std::move(shape),
-        absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(values.data()),
-                            values.size() * sizeof(float))};
-    return AdapterFactor{role, "key", std::move(view)};
-  };
-  for (const ModuleInfo& module : modules.modules) {
-    const bool matrix = module.kind == ModuleKind::kLinear ||
-                        module.kind == ModuleKind::kConv2d;
-    if (!matrix || random() % 2 == 0) continue;
-    AdapterTarget target;
-    target.module = module.name;
-    target.rank = rank;
-    target.scale = 0.5 + static_cast<double>(random() % 4) / 4;
-    std::vector<int64_t> down = module.weight_shape;
-    down[0] = rank;
-    target.factors.push_back(factor(FactorRole::kDown, down));
-    target.factors.push_back(
-        factor(FactorRole::kUp, {module.weight_shape[0], rank}));
-    weights.targets.push_back(std::move(target));
+// How many random switches; the full figure of a release is 10000.
+int NumSwitches() {
+  const char* const text = std::getenv("GRAFT_TEST_SWITCHES");
+  int count = 1000;
+  if (text != nullptr && !absl::SimpleAtoi(text, &count)) {
+    ADD_FAILURE() << "GRAFT_TEST_SWITCHES is not a number";
   }
-  weights.storage = storage;
-  return weights;
+  return count;
 }
 
-class TorchEngineTest : public ::testing::TestWithParam<ComputeDtype> {
+class TorchEngineTest
+    : public ::testing::TestWithParam<std::tuple<ComputeDtype, RestoreMode>> {
  protected:
   TorchEngineTest() { WriteTinyModel(folder_.path(), {}); }
 
   std::unique_ptr<Engine> NewEngine() const {
+    return NewEngine(std::get<1>(GetParam()));
+  }
+
+  std::unique_ptr<Engine> NewEngine(RestoreMode restore) const {
     EngineOptions options;
     options.model_dir = folder_.path();
     // tests/gpu/run.sh runs the same tests on a GPU.
     const char* const device = std::getenv("GRAFT_TEST_DEVICE");
     options.device = device != nullptr ? device : "cpu";
-    options.dtype = GetParam();
+    options.dtype = std::get<0>(GetParam());
+    options.restore = restore;
     options.threads = 1;
     auto engine = CreateTorchEngine(options);
     EXPECT_THAT(engine.status(), IsOk());
@@ -81,7 +62,12 @@ class TorchEngineTest : public ::testing::TestWithParam<ComputeDtype> {
 
   static PreparedAdapterPtr Prepare(const Engine& engine, uint64_t seed,
                                     float size = 0.1F) {
-    auto prepared = engine.Prepare(RandomLora(engine.modules(), seed, size));
+    return Prepare(engine, {.seed = seed, .size = size});
+  }
+
+  static PreparedAdapterPtr Prepare(const Engine& engine,
+                                    const RandomWeightsOptions& options) {
+    auto prepared = engine.Prepare(RandomWeights(engine.modules(), options));
     EXPECT_THAT(prepared.status(), IsOk());
     return *std::move(prepared);
   }
@@ -111,56 +97,108 @@ class TorchEngineTest : public ::testing::TestWithParam<ComputeDtype> {
   const TempDir folder_;
 };
 
-INSTANTIATE_TEST_SUITE_P(AllDtypes, TorchEngineTest,
-                         ::testing::Values(ComputeDtype::kFloat32,
-                                           ComputeDtype::kBFloat16,
-                                           ComputeDtype::kFloat16));
+INSTANTIATE_TEST_SUITE_P(
+    DtypesAndModes, TorchEngineTest,
+    ::testing::Combine(
+        ::testing::Values(ComputeDtype::kFloat32, ComputeDtype::kBFloat16,
+                          ComputeDtype::kFloat16),
+        ::testing::Values(RestoreMode::kUndoLog, RestoreMode::kBackup)));
 
-// Promise 1 and 2: after every one of 200 random switches, refused ones among
-// them, the weights are those of an engine that made one switch to that set,
-// and they are where they were.
+// One adapter of every kind, in files of every dtype.
+std::vector<RandomWeightsOptions> AllKinds() {
+  std::vector<RandomWeightsOptions> options;
+  const TensorDtype dtypes[] = {TensorDtype::kF32, TensorDtype::kF16,
+                                TensorDtype::kBF16};
+  for (const RandomWeightsKind kind : kAllRandomWeightsKinds) {
+    options.push_back({.kind = kind,
+                       .seed = 100 + options.size(),
+                       .dtype = dtypes[options.size() % 3]});
+  }
+  return options;
+}
+
+// Which of AllKinds() a set has, each how strongly.
+using SetRecipe = std::map<size_t, double>;
+
+SetRecipe RandomRecipe(size_t kinds, std::mt19937& random) {
+  SetRecipe recipe;
+  const size_t members = random() % 5;
+  while (recipe.size() < members) {
+    recipe[random() % kinds] = static_cast<double>(random() % 33) / 8 - 2;
+  }
+  return recipe;
+}
+
+AdapterSet MakeSet(const SetRecipe& recipe,
+                   const std::vector<PreparedAdapterPtr>& adapters) {
+  AdapterSet set;
+  for (const auto& [kind, weight] : recipe) {
+    set.push_back({adapters[kind], weight, -weight});
+  }
+  return set;
+}
+
+// Promise 1 and 2: after every one of many random switches between sets of all
+// kinds of adapters, refused ones among them, the weights are those of a fresh
+// engine that made one switch to that set, and they are where they were.
 TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
-  constexpr int kAdapters = 6;
-  constexpr int kSwitches = 200;
   const std::unique_ptr<Engine> engine = NewEngine();
-  const std::unique_ptr<Engine> oracle = NewEngine();
-  std::vector<PreparedAdapterPtr> adapters, oracle_adapters;
-  for (int i = 0; i < kAdapters; ++i) {
-    adapters.push_back(Prepare(*engine, 100 + i));
-    oracle_adapters.push_back(Prepare(*oracle, 100 + i));
+  const std::vector<RandomWeightsOptions> kinds = AllKinds();
+  std::vector<PreparedAdapterPtr> adapters;
+  for (const RandomWeightsOptions& kind : kinds) {
+    adapters.push_back(Prepare(*engine, kind));
   }
-  const std::string base = engine->WeightsSha256();
+  const PreparedAdapterPtr huge =
+      Prepare(*engine, {.kind = RandomWeightsKind::kLora,
+                        .seed = 1,
+                        .size = 3e18F,
+                        .one_module_of = 1});
   const std::string addresses = engine->AddressesSha256();
+
+  // Recipes come again, so that fresh engines need not be made for each.
   std::mt19937 random(7);
-  std::string last_good = base;
-  std::set<std::string> seen = {base};
-  for (int n = 0; n < kSwitches; ++n) {
-    AdapterSet set, oracle_set;
-    for (int i = 0; i < kAdapters; ++i) {
-      if (random() % 3 != 0 || set.size() == 4) continue;
-      const double weight = static_cast<double>(random() % 9) / 2 - 2;
-      set.push_back({adapters[i], weight, -weight});
-      oracle_set.push_back({oracle_adapters[i], weight, -weight});
-    }
-    if (!set.empty() && n % 10 == 0) {
-      set.push_back(set.front());  // named twice: refused
-      EXPECT_FALSE(engine->SwitchAdapters(set).ok());
-      EXPECT_EQ(engine->WeightsSha256(), last_good) << "switch " << n;
-      continue;
-    }
-    ASSERT_THAT(engine->SwitchAdapters(set).status(), IsOk());
-    // The oracle comes from the base: it never switches from set to set.
-    ASSERT_THAT(oracle->SwitchAdapters({}).status(), IsOk());
-    ASSERT_EQ(oracle->WeightsSha256(), base);
-    ASSERT_THAT(oracle->SwitchAdapters(oracle_set).status(), IsOk());
-    last_good = engine->WeightsSha256();
-    ASSERT_EQ(last_good, oracle->WeightsSha256()) << "switch " << n;
-    seen.insert(last_good);
+  std::vector<SetRecipe> recipes = {{}};
+  while (recipes.size() < 60) {
+    recipes.push_back(RandomRecipe(kinds.size(), random));
   }
-  EXPECT_GT(seen.size(), 100u);  // the sets did differ
+  std::map<SetRecipe, std::string> expected;
+  const auto expect = [&](const SetRecipe& recipe) -> const std::string& {
+    std::string& digest = expected[recipe];
+    if (digest.empty()) {
+      // The other mode too: both give the same bits.
+      const std::unique_ptr<Engine> fresh =
+          NewEngine(expected.size() % 2 == 0 ? RestoreMode::kBackup
+                                             : RestoreMode::kUndoLog);
+      std::vector<PreparedAdapterPtr> own(kinds.size());
+      for (const auto& [kind, weight] : recipe) {
+        own[kind] = Prepare(*fresh, kinds[kind]);
+      }
+      EXPECT_THAT(fresh->SwitchAdapters(MakeSet(recipe, own)).status(), IsOk());
+      digest = fresh->WeightsSha256();
+    }
+    return digest;
+  };
+
+  SetRecipe resident;
+  for (int n = 0; n < NumSwitches(); ++n) {
+    const SetRecipe& recipe = recipes[random() % recipes.size()];
+    AdapterSet set = MakeSet(recipe, adapters);
+    if (n % 10 == 0) {
+      set.push_back({huge, 1e20, 1e20});
+      ASSERT_THAT(engine->SwitchAdapters(set).status(),
+                  HasReason(ErrorReason::kAdapterNonFinite));
+    } else {
+      ASSERT_THAT(engine->SwitchAdapters(set).status(), IsOk());
+      resident = recipe;
+    }
+    ASSERT_EQ(engine->WeightsSha256(), expect(resident)) << "switch " << n;
+  }
+  EXPECT_GT(expected.size(), 40u);
   EXPECT_EQ(engine->AddressesSha256(), addresses);
-  ASSERT_THAT(engine->SwitchAdapters({}).status(), IsOk());
-  EXPECT_EQ(engine->WeightsSha256(), NewEngine()->WeightsSha256());
+  const auto verified = engine->VerifyBaseWeights(/*repair=*/false);
+  ASSERT_THAT(verified.status(), IsOk());
+  EXPECT_THAT(verified->differing, IsEmpty());
+  EXPECT_EQ(engine->WeightsSha256(), expect({}));
 }
 
 TEST_P(TorchEngineTest, OrderOfASetHasNoMeaning) {
@@ -189,7 +227,11 @@ TEST_P(TorchEngineTest, WeightZeroIsNotMerged) {
 TEST_P(TorchEngineTest, RefusesAMergeThatOverflows) {
   const std::unique_ptr<Engine> engine = NewEngine();
   const PreparedAdapterPtr good = Prepare(*engine, 1);
-  const PreparedAdapterPtr huge = Prepare(*engine, 2, 1e19F);
+  const PreparedAdapterPtr huge =
+      Prepare(*engine, {.kind = RandomWeightsKind::kLora,
+                        .seed = 2,
+                        .size = 1e19F,
+                        .one_module_of = 1});
   ASSERT_THAT(engine->SwitchAdapters({{good, 1, 1}}).status(), IsOk());
   const std::string before = engine->WeightsSha256();
   const Image image = Draw(*engine, SmallParams());
@@ -201,7 +243,8 @@ TEST_P(TorchEngineTest, RefusesAMergeThatOverflows) {
 
 TEST_P(TorchEngineTest, RefusesFactorsThatAreNotFinite) {
   const std::unique_ptr<Engine> engine = NewEngine();
-  AdapterWeights weights = RandomLora(engine->modules(), 3);
+  AdapterWeights weights = RandomWeights(
+      engine->modules(), {.kind = RandomWeightsKind::kLora, .seed = 3});
   std::vector<float> values(weights.targets[0].factors[1].tensor.num_elements(),
                             0);
   values.back() = std::numeric_limits<float>::quiet_NaN();
@@ -218,7 +261,8 @@ TEST_P(TorchEngineTest, RefusesFactorsThatAreNotFinite) {
 // the same picture.
 TEST_P(TorchEngineTest, SamePictureWhateverRanBefore) {
   const std::unique_ptr<Engine> engine = NewEngine();
-  const PreparedAdapterPtr adapter = Prepare(*engine, 1);
+  const PreparedAdapterPtr adapter =
+      Prepare(*engine, {.kind = RandomWeightsKind::kLora, .seed = 1});
   for (const std::string& sampler : SamplerNames()) {
     GenerationParams params = SmallParams();
     params.sampler = sampler;
@@ -233,6 +277,95 @@ TEST_P(TorchEngineTest, SamePictureWhateverRanBefore) {
     ASSERT_THAT(engine->SwitchAdapters({}).status(), IsOk());
     EXPECT_EQ(Draw(*engine, params).rgb, base.rgb) << sampler;
   }
+}
+
+// Several images in one run of the U-Net, with other samplers, steps and
+// guidance: nearly the pictures that each gives alone.
+TEST_P(TorchEngineTest, ImagesShareABatch) {
+  const std::unique_ptr<Engine> engine = NewEngine();
+  std::vector<GenerationParams> params(3, SmallParams());
+  params[1].sampler = "euler";
+  params[1].steps = 3;
+  params[1].prompt = "a moon";
+  params[2].guidance_scale = 1;
+  params[2].seed = 9;
+  std::vector<std::unique_ptr<Generation>> generations;
+  for (const GenerationParams& p : params) {
+    auto generation = engine->Begin(p);
+    ASSERT_THAT(generation.status(), IsOk());
+    generations.push_back(*std::move(generation));
+  }
+  for (int step = 0; step < 3; ++step) {
+    std::vector<Generation*> batch;
+    for (const auto& generation : generations) {
+      if (generation->steps_done() < generation->steps_total()) {
+        batch.push_back(generation.get());
+      }
+    }
+    ASSERT_THAT(engine->Step(batch), IsOk());
+  }
+  for (size_t i = 0; i < params.size(); ++i) {
+    const auto image = engine->Finish(*generations[i]);
+    ASSERT_THAT(image.status(), IsOk());
+    const Image alone = Draw(*engine, params[i]);
+    ASSERT_EQ(image->rgb.size(), alone.rgb.size());
+    double difference = 0;
+    for (size_t j = 0; j < alone.rgb.size(); ++j) {
+      difference += std::abs(int{image->rgb[j]} - int{alone.rgb[j]});
+    }
+    EXPECT_LT(difference / static_cast<double>(alone.rgb.size()), 1.0) << i;
+  }
+}
+
+// A switch between two steps acts from the next step on, on the prompt's
+// encoding too; switching away and back changes nothing.
+TEST_P(TorchEngineTest, SwitchesBetweenSteps) {
+  const std::unique_ptr<Engine> engine = NewEngine();
+  const PreparedAdapterPtr adapter = Prepare(
+      *engine,
+      {.kind = RandomWeightsKind::kLora, .seed = 1, .one_module_of = 1});
+  const AdapterSet unet_only = {{adapter, 2, 0}}, both = {{adapter, 2, 2}};
+  const auto draw = [&](const AdapterSet& first, const AdapterSet& then,
+                        bool detour) {
+    EXPECT_THAT(engine->SwitchAdapters(first).status(), IsOk());
+    auto generation = *engine->Begin(SmallParams());
+    Generation* const raw = generation.get();
+    EXPECT_THAT(engine->Step({&raw, 1}), IsOk());
+    if (detour) {
+      EXPECT_THAT(engine->SwitchAdapters({{adapter, -1, 1}}).status(), IsOk());
+      Draw(*engine, SmallParams());
+    }
+    EXPECT_THAT(engine->SwitchAdapters(then).status(), IsOk());
+    EXPECT_THAT(engine->Step({&raw, 1}), IsOk());
+    return engine->Finish(*raw)->rgb;
+  };
+  const auto base = draw({}, {}, false);
+  const auto late = draw({}, unet_only, false);
+  const auto late_both = draw({}, both, false);
+  EXPECT_NE(late, base);
+  EXPECT_NE(late_both, late);
+  EXPECT_NE(draw(both, both, false), late_both);
+  EXPECT_EQ(draw({}, {}, true), base);
+  EXPECT_EQ(draw({}, both, true), late_both);
+}
+
+TEST_P(TorchEngineTest, ExportsWhatIsResident) {
+  const std::unique_ptr<Engine> engine = NewEngine();
+  ASSERT_THAT(engine->SwitchAdapters({{Prepare(*engine, 1), 1, 1}}).status(),
+              IsOk());
+  const std::string path = folder_.path() + "/merged.safetensors";
+  ASSERT_THAT(engine->ExportWeights(path, {{"base_sha256", "x"}}), IsOk());
+  const auto file = SafetensorsFile::Map(path, {});
+  ASSERT_THAT(file.status(), IsOk());
+  EXPECT_EQ(file->metadata().at("base_sha256"), "x");
+  Sha256 hash;
+  for (const auto& [name, tensor] : file->tensors()) {
+    hash.Update(name);
+    hash.Update(tensor.bytes.data(), tensor.bytes.size());
+  }
+  EXPECT_EQ(hash.HexDigest(), engine->WeightsSha256());
+  EXPECT_FALSE(
+      engine->ExportWeights(folder_.path() + "/no/such/folder", {}).ok());
 }
 
 TEST_P(TorchEngineTest, PromptsAndGuidanceMatter) {
@@ -290,7 +423,8 @@ TEST_P(TorchEngineTest, CountsMemory) {
   EXPECT_GT(engine->memory().base_bytes, 0);
   EXPECT_EQ(engine->memory().adapter_bytes, 0);
   {
-    const PreparedAdapterPtr adapter = Prepare(*engine, 1);
+    const PreparedAdapterPtr adapter =
+        Prepare(*engine, {.kind = RandomWeightsKind::kLora, .seed = 1});
     EXPECT_EQ(engine->memory().adapter_bytes, adapter->bytes());
     EXPECT_EQ(engine->memory().restore_bytes, 0);
     ASSERT_THAT(engine->SwitchAdapters({{adapter, 1, 1}}).status(), IsOk());

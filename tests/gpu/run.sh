@@ -1,17 +1,48 @@
 #!/usr/bin/env bash
-# Checks graft on a machine with an NVIDIA GPU, in one call: builds with the CUDA
-# kernels, runs the engine's tests on the device (every dtype, 200 random switches
-# each, bit for bit), then draws with the daemon and compares the base's pictures.
+# Checks and times graft on a machine with an NVIDIA GPU, in one call: builds with
+# the CUDA kernels; runs the switch's and the engine's tests on the device, every
+# dtype and restore mode, bit for bit, and once under compute-sanitizer, where that
+# is there; draws with the daemon; then times switches beside a copy of the same
+# bytes and beside PEFT. A failed check ends it before any time is printed, and
+# switch_bench checks the bits of each of its rows itself.
 #
 #   tests/gpu/run.sh [cuda:N]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 device=${1:-cuda:0}
+bin=build/release/bin
+python=build/deps/venv/bin/python
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+
 deploy/install.sh --cuda
 cmake --preset release -DGRAFT_ENABLE_CUDA=ON
-cmake --build --preset release --target graftd graft graft_cuda torch_engine_test
-GRAFT_TEST_DEVICE=$device build/release/bin/torch_engine_test
+cmake --build --preset release --target graftd graft graft_cuda warp_tile_test \
+  adapter_switcher_test torch_engine_test switch_bench
+
+export GRAFT_TEST_DEVICE=$device
+"$bin/warp_tile_test"  # the same code on the CPU: which side a failure is on
+"$bin/adapter_switcher_test"
+"$bin/torch_engine_test"
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck synccheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$bin/adapter_switcher_test" \
+      --gtest_filter='*MergesScaledProduct*:*RefusesWhatWouldOverflow*'
+  done
+else
+  echo "compute-sanitizer: not found, so not run"
+fi
+
 deploy/quickstart.sh   # --device auto: the GPU
 grep 'device=cuda' build/quickstart/graftd.log
+
+for model in sd15 sdxl; do
+  "$bin/switch_bench" "$device" "$model"
+  if "$python" -c 'import torch, diffusers, peft; assert torch.cuda.is_available()'
+  then
+    "$python" tests/gpu/peft_switch.py "$device" "$model"
+  else
+    echo "PEFT: this Python has none that reaches the GPU, so not timed"
+  fi
+done

@@ -78,13 +78,16 @@ class FakeGeneration : public Generation {
   int steps_done() const override { return steps_done_; }
   int steps_total() const override { return params_.steps; }
   int truncated_tokens() const override { return 0; }
+  absl::Status status() const override { return status_; }
 
   // Mixes the set that is resident now into the picture.
   void See(const FakeSet& set) {
     const std::string text = absl::StrCat(digest_, "\n", Describe(set));
     digest_ = Sha256Hex(text.data(), text.size());
   }
+  uint64_t seed() const { return params_.seed; }
   void CountStep() { ++steps_done_; }
+  void Fail(absl::Status status) { status_ = std::move(status); }
 
   // Every pixel from the digest and its place.
   Image Draw() const {
@@ -102,6 +105,7 @@ class FakeGeneration : public Generation {
   const GenerationParams params_;
   std::string digest_;
   int steps_done_ = 0;
+  absl::Status status_;
 };
 
 FakeSet ToFakeSet(const AdapterSet& set) {
@@ -129,7 +133,7 @@ EngineInfo TinyInfo() {
   info.device = "cpu";
   info.device_name = "fake device";
   info.dtype = "float32";
-  info.restore = "backup";
+  info.restore = "undo_log";
   info.base_sha256 = std::string(64, 'b');
   info.default_width = 16;
   info.default_height = 16;
@@ -185,10 +189,16 @@ ModuleTable FakeEngine::TinyModules() {
 }
 
 Image FakeEngine::ExpectedImage(const GenerationParams& params, FakeSet set) {
-  std::sort(set.begin(), set.end());
+  return ExpectedScheduledImage(
+      params, std::vector<FakeSet>(static_cast<size_t>(params.steps), set));
+}
+
+Image FakeEngine::ExpectedScheduledImage(const GenerationParams& params,
+                                         std::vector<FakeSet> sets) {
   FakeGeneration generation(params, std::make_shared<std::atomic<int>>(0));
-  // Begin, each step, Finish.
-  for (int i = 0; i < params.steps + 2; ++i) generation.See(set);
+  for (FakeSet& set : sets) std::sort(set.begin(), set.end());
+  generation.See(sets.front());
+  for (const FakeSet& set : sets) generation.See(set);
   return generation.Draw();
 }
 
@@ -202,6 +212,22 @@ void FakeEngine::FailStep(int step, absl::Status status) {
   step_failures_[step] = std::move(status);
 }
 
+void FakeEngine::FailSeed(uint64_t seed, int step, absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  seed_failures_[{seed, step}] = std::move(status);
+}
+
+void FakeEngine::FailBatchesAbove(int size, absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  max_batch_ = size;
+  batch_failure_ = std::move(status);
+}
+
+void FakeEngine::OnCall(Call call, std::function<void()> hook) {
+  absl::MutexLock lock(&mu_);
+  dial(call).hook = std::move(hook);
+}
+
 void FakeEngine::Block(Call call) {
   absl::MutexLock lock(&mu_);
   dial(call).block = true;
@@ -212,6 +238,13 @@ bool FakeEngine::WaitUntilBlocked(Call call) {
   const int& blocked = dial(call).blocked;
   const auto is_blocked = [&blocked] { return blocked > 0; };
   return mu_.AwaitWithTimeout(absl::Condition(&is_blocked), absl::Seconds(30));
+}
+
+bool FakeEngine::WaitUntilCalled(Call call, int times) {
+  absl::MutexLock lock(&mu_);
+  const int& calls = dial(call).calls;
+  const auto called = [&calls, times] { return calls >= times; };
+  return mu_.AwaitWithTimeout(absl::Condition(&called), absl::Seconds(30));
 }
 
 void FakeEngine::LetOneThrough(Call call) {
@@ -239,15 +272,26 @@ std::vector<GenerationParams> FakeEngine::begun() const {
   return begun_;
 }
 
+std::vector<std::vector<uint64_t>> FakeEngine::batches() const {
+  absl::MutexLock lock(&mu_);
+  return batches_;
+}
+
 int FakeEngine::calls(Call call) const {
   absl::MutexLock lock(&mu_);
   return dial(call).calls;
 }
 
 absl::Status FakeEngine::Enter(Call call) const {
+  std::function<void()> hook;
+  {
+    absl::MutexLock lock(&mu_);
+    ++dial(call).calls;
+    hook = dial(call).hook;
+  }
+  if (hook) hook();
   absl::MutexLock lock(&mu_);
   Dial& dial = this->dial(call);
-  ++dial.calls;
   const auto may_pass = [&dial] { return !dial.block || dial.let_through > 0; };
   ++dial.blocked;
   mu_.Await(absl::Condition(&may_pass));
@@ -283,9 +327,13 @@ absl::StatusOr<SwitchReport> FakeEngine::SwitchAdapters(
   AdapterSet former;  // dropped after the lock
   absl::MutexLock lock(&mu_);
   if (set == ToFakeSet(resident_)) return SwitchReport{};
-  former = std::exchange(resident_, next);
-  switches_.push_back(set);
+  former = SetResident(next);
   return SwitchReport{.changed = true, .duration = absl::Milliseconds(1)};
+}
+
+AdapterSet FakeEngine::SetResident(const AdapterSet& next) {
+  switches_.push_back(ToFakeSet(next));
+  return std::exchange(resident_, next);
 }
 
 absl::StatusOr<std::unique_ptr<Generation>> FakeEngine::Begin(
@@ -302,23 +350,60 @@ absl::Status FakeEngine::Step(absl::Span<Generation* const> batch) {
   GRAFT_RETURN_IF_ERROR(Enter(Call::kStep));
   const FakeSet set = resident();
   absl::MutexLock lock(&mu_);
-  for (Generation* generation : batch) {
-    auto* fake = static_cast<FakeGeneration*>(generation);
-    const auto failure = step_failures_.find(fake->steps_done());
-    if (failure != step_failures_.end() && !failure->second.ok()) {
-      return failure->second;
+  if (batch.size() > static_cast<size_t>(max_batch_)) return batch_failure_;
+  absl::Status status;
+  std::vector<uint64_t> seeds;
+  for (Generation* const generation : batch) {
+    auto* const fake = static_cast<FakeGeneration*>(generation);
+    seeds.push_back(fake->seed());
+    const absl::Status failure = StepFailure(fake->seed(), fake->steps_done());
+    if (!failure.ok()) {
+      fake->Fail(failure);
+      status.Update(failure);
+      continue;
     }
     fake->See(set);
     fake->CountStep();
   }
-  return absl::OkStatus();
+  batches_.push_back(std::move(seeds));
+  return status;
+}
+
+absl::Status FakeEngine::StepFailure(uint64_t seed, int step) const {
+  const auto of_seed = seed_failures_.find({seed, step});
+  if (of_seed != seed_failures_.end()) return of_seed->second;
+  const auto of_step = step_failures_.find(step);
+  return of_step != step_failures_.end() ? of_step->second : absl::OkStatus();
+}
+
+absl::StatusOr<VerifyReport> FakeEngine::VerifyBaseWeights(bool repair) {
+  GRAFT_RETURN_IF_ERROR(Enter(Call::kVerify));
+  AdapterSet former;  // dropped after the lock
+  absl::MutexLock lock(&mu_);
+  if (!resident_.empty()) former = SetResident({});
+  VerifyReport report;
+  report.parameters = static_cast<int64_t>(modules_.modules.size());
+  report.differing = drift_;
+  if (repair && repairable_) drift_.clear();
+  report.unrepaired = drift_;
+  return report;
+}
+
+absl::Status FakeEngine::ExportWeights(
+    const std::string&, const std::map<std::string, std::string>&) const {
+  return absl::UnimplementedError("the fake engine has no weights");
+}
+
+void FakeEngine::SetDrift(std::vector<std::string> parameters,
+                          bool repairable) {
+  absl::MutexLock lock(&mu_);
+  drift_ = std::move(parameters);
+  repairable_ = repairable;
 }
 
 absl::StatusOr<Image> FakeEngine::Finish(Generation& generation) {
   GRAFT_RETURN_IF_ERROR(Enter(Call::kFinish));
-  auto& fake = static_cast<FakeGeneration&>(generation);
-  fake.See(resident());
-  return fake.Draw();
+  return static_cast<FakeGeneration&>(generation).Draw();
 }
 
 std::string FakeEngine::WeightsSha256() const {

@@ -4,10 +4,13 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -39,16 +42,16 @@ struct FakeSetMember {
 using FakeSet = std::vector<FakeSetMember>;
 
 // An engine without arithmetic for tests of the rooms above. Its pictures are
-// coloured noise made from the resident set at Begin, at every Step and at
-// Finish and from all parameters, so that ExpectedImage() tells whether a
-// request really ran with its own adapters from start to end.
+// coloured noise made from the resident set at Begin and at every Step and from
+// all parameters, so that ExpectedImage() tells whether a request really ran
+// with its own adapters from start to end.
 //
 // Calls can be made to fail or to block until the test lets them go. Dials and
 // records are thread-safe, at any time.
 class FakeEngine : public Engine {
  public:
   // The calls that have dials.
-  enum class Call { kPrepare, kSwitch, kBegin, kStep, kFinish };
+  enum class Call { kPrepare, kSwitch, kBegin, kStep, kFinish, kVerify };
 
   // With the modules of TinyModules().
   FakeEngine();
@@ -61,6 +64,11 @@ class FakeEngine : public Engine {
   // The picture that `params` gives with `set` resident throughout.
   static Image ExpectedImage(const GenerationParams& params, FakeSet set);
 
+  // The picture that `params` gives with `sets[k]` resident at step k, the
+  // first one at Begin too. REQUIRES: one set for each step.
+  static Image ExpectedScheduledImage(const GenerationParams& params,
+                                      std::vector<FakeSet> sets);
+
   // --- Dials ---
 
   // From now on `call` fails with `status` (OK: works again).
@@ -69,11 +77,30 @@ class FakeEngine : public Engine {
   // Step number `step` (from 0) of every generation fails.
   void FailStep(int step, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // From now on step number `step` (from 0) of the generations with this seed
+  // fails, and the others of their batch are done.
+  void FailSeed(uint64_t seed, int step, absl::Status status)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on steps of more than `size` generations fail as a whole.
+  void FailBatchesAbove(int size, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on `hook` is called, without a lock, whenever `call` is entered.
+  void OnCall(Call call, std::function<void()> hook) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // VerifyBaseWeights finds these parameters changed until it repairs them,
+  // which works if `repairable`.
+  void SetDrift(std::vector<std::string> parameters, bool repairable)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // From now on `call` blocks, before it does anything.
   void Block(Call call) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Waits until a thread is blocked in `call`; false after 30 s.
   bool WaitUntilBlocked(Call call) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits until `call` was entered `times` times; false after 30 s.
+  bool WaitUntilCalled(Call call, int times) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Lets one blocked (or the next) call through; later ones block again.
   void LetOneThrough(Call call) ABSL_LOCKS_EXCLUDED(mu_);
@@ -89,6 +116,9 @@ class FakeEngine : public Engine {
 
   // Parameters of every generation begun.
   std::vector<GenerationParams> begun() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The seeds of every batch that made a step, in order.
+  std::vector<std::vector<uint64_t>> batches() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // How often `call` was entered, failed ones included.
   int calls(Call call) const ABSL_LOCKS_EXCLUDED(mu_);
@@ -112,20 +142,35 @@ class FakeEngine : public Engine {
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Image> Finish(Generation& generation) override
       ABSL_LOCKS_EXCLUDED(mu_);
+  // Finds what SetDrift said; repairing works unless it said otherwise.
+  absl::StatusOr<VerifyReport> VerifyBaseWeights(bool repair) override
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status ExportWeights(
+      const std::string& path,
+      const std::map<std::string, std::string>& metadata) const override;
   // A digest of the resident set; a constant.
   std::string WeightsSha256() const override ABSL_LOCKS_EXCLUDED(mu_);
   std::string AddressesSha256() const override;
 
  private:
-  static constexpr int kNumCalls = 5;
+  static constexpr int kNumCalls = 6;
 
   struct Dial {
     absl::Status status;
+    std::function<void()> hook;
     bool block = false;
     int let_through = 0;
     int blocked = 0;  // threads waiting
     int calls = 0;
   };
+
+  // How the step of a generation with this seed, the `step`-th, is to end.
+  absl::Status StepFailure(uint64_t seed, int step) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Makes `next` the resident set; the former one, to be dropped without lock.
+  AdapterSet SetResident(const AdapterSet& next)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Counts the call, waits while it is blocked, and tells how it is to end.
   absl::Status Enter(Call call) const ABSL_LOCKS_EXCLUDED(mu_);
@@ -142,9 +187,16 @@ class FakeEngine : public Engine {
   mutable absl::Mutex mu_;
   mutable std::array<Dial, kNumCalls> dials_ ABSL_GUARDED_BY(mu_);
   std::map<int, absl::Status> step_failures_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<uint64_t, int>, absl::Status> seed_failures_
+      ABSL_GUARDED_BY(mu_);  // by seed and step
+  int max_batch_ ABSL_GUARDED_BY(mu_) = std::numeric_limits<int>::max();
+  absl::Status batch_failure_ ABSL_GUARDED_BY(mu_);
   AdapterSet resident_ ABSL_GUARDED_BY(mu_);  // keeps the adapters alive
   std::vector<FakeSet> switches_ ABSL_GUARDED_BY(mu_);
   std::vector<GenerationParams> begun_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::vector<uint64_t>> batches_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> drift_ ABSL_GUARDED_BY(mu_);
+  bool repairable_ ABSL_GUARDED_BY(mu_) = true;
 };
 
 }  // namespace graft

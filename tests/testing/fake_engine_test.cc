@@ -67,6 +67,16 @@ TEST(FakeEngineTest, ASwitchInTheMiddleShowsInTheImage) {
   EXPECT_NE(image.rgb, FakeEngine::ExpectedImage(Params(), {{"x", 1, 1}}).rgb);
 }
 
+TEST(FakeEngineTest, TheImageOfAScheduleIsAFunctionOfItsSets) {
+  FakeEngine engine;
+  const AdapterSet set = SetOf(engine, "x");
+  // Begin and step 0 with the base, the others with "x".
+  EXPECT_EQ(Generate(engine, &set).rgb,
+            FakeEngine::ExpectedScheduledImage(
+                Params(), {{}, {{"x", 1, 1}}, {{"x", 1, 1}}})
+                .rgb);
+}
+
 TEST(FakeEngineTest, RecordsSwitchesThatChangeSomething) {
   FakeEngine engine;
   const AdapterSet set = SetOf(engine, "x");
@@ -98,6 +108,34 @@ TEST(FakeEngineTest, FailsWhereItIsTold) {
   EXPECT_THAT(engine.Step(batch), IsOk());
   EXPECT_THAT(engine.Step(batch), HasReason(ErrorReason::kNonFiniteLatents));
   EXPECT_EQ(generation->steps_done(), 1);
+}
+
+TEST(FakeEngineTest, OneOfABatchFailsAndTheOthersAreDone) {
+  FakeEngine engine;
+  GenerationParams other = Params();
+  other.seed = 1;
+  engine.FailSeed(1, 0, Error(ErrorReason::kNonFiniteLatents, "step"));
+  const auto good = engine.Begin(Params()).value();
+  const auto bad = engine.Begin(other).value();
+  Generation* const batch[] = {good.get(), bad.get()};
+  EXPECT_THAT(engine.Step(batch), HasReason(ErrorReason::kNonFiniteLatents));
+  EXPECT_THAT(good->status(), IsOk());
+  EXPECT_EQ(good->steps_done(), 1);
+  EXPECT_THAT(bad->status(), HasReason(ErrorReason::kNonFiniteLatents));
+  EXPECT_EQ(bad->steps_done(), 0);
+  EXPECT_THAT(engine.batches(), ElementsAre(ElementsAre(0, 1)));
+}
+
+TEST(FakeEngineTest, LargeBatchesFailAsAWhole) {
+  FakeEngine engine;
+  engine.FailBatchesAbove(1, Error(ErrorReason::kGpuOutOfMemory, "2"));
+  const auto one = engine.Begin(Params()).value();
+  const auto two = engine.Begin(Params()).value();
+  Generation* const both[] = {one.get(), two.get()};
+  EXPECT_THAT(engine.Step(both), HasReason(ErrorReason::kGpuOutOfMemory));
+  EXPECT_EQ(one->steps_done(), 0);
+  EXPECT_THAT(one->status(), IsOk());
+  EXPECT_THAT(engine.Step(absl::MakeConstSpan(both, 1)), IsOk());
 }
 
 TEST(FakeEngineTest, BlocksUntilLetThrough) {

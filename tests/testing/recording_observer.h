@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "server/scheduling/generation_observer.h"
 
 namespace graft {
@@ -17,8 +18,10 @@ namespace graft {
 // Writes down what a scheduler reports. Thread-safe.
 class RecordingObserver : public GenerationObserver {
  public:
-  void OnQueued(int position) override {
+  void OnQueued(int position, absl::Duration estimated_wait) override {
     Record(absl::StrCat("queued ", position));
+    absl::MutexLock lock(&mu_);
+    estimated_wait_ = estimated_wait;
   }
   void OnStarted() override { Record("started"); }
   void OnProgress(int image_index, int step, int steps) override {
@@ -61,6 +64,10 @@ class RecordingObserver : public GenerationObserver {
     absl::MutexLock lock(&mu_);
     return summary_;
   }
+  absl::Duration estimated_wait() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return estimated_wait_;
+  }
 
  private:
   void Record(std::string event) ABSL_LOCKS_EXCLUDED(mu_) {
@@ -71,6 +78,7 @@ class RecordingObserver : public GenerationObserver {
   absl::Notification done_;
   mutable absl::Mutex mu_;
   std::vector<std::string> events_ ABSL_GUARDED_BY(mu_);
+  absl::Duration estimated_wait_ ABSL_GUARDED_BY(mu_);
   std::map<int, std::string> images_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   GenerationSummary summary_ ABSL_GUARDED_BY(mu_);

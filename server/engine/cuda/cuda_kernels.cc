@@ -1,60 +1,88 @@
 #include "server/engine/cuda/cuda_kernels.h"
 
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 
-#include "server/common/log.h"
-#include "server/engine/cuda/merge_kernels.h"
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "server/engine/cuda/switch_kernels_cuda.h"
 
 namespace graft {
 namespace {
 
 struct Library {
-  decltype(&GraftCudaMerge) merge = nullptr;
+  std::string problem;
+  decltype(&GraftCudaSwitch) run_switch = nullptr;
+  decltype(&GraftCudaSumTerms) sum_terms = nullptr;
   decltype(&GraftCudaErrorString) error_string = nullptr;
 };
 
-// Opened once; the search path is graftd's own (beside its other libraries).
-const Library& OpenLibrary() {
-  static const Library* const library = [] {
-    auto* const opened = new Library;
-    void* const handle = dlopen("libgraft_cuda.so", RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-      GRAFT_LOG(kWarning, "no CUDA kernels of our own; using LibTorch's",
-                {{"why", dlerror()}});
-      return opened;
-    }
-    opened->merge = reinterpret_cast<decltype(&GraftCudaMerge)>(
-        dlsym(handle, "GraftCudaMerge"));
-    opened->error_string = reinterpret_cast<decltype(&GraftCudaErrorString)>(
-        dlsym(handle, "GraftCudaErrorString"));
-    return opened;
-  }();
+template <class Function>
+void Find(void* handle, const char* name, Function& function,
+          std::string& problem) {
+  function = reinterpret_cast<Function>(dlsym(handle, name));
+  if (function == nullptr) {
+    problem = absl::StrCat("libgraft_cuda.so is of another build: no ", name);
+  }
+}
+
+// The search path is graftd's own (beside its other libraries).
+Library Open() {
+  Library library;
+  void* const handle = dlopen("libgraft_cuda.so", RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    library.problem =
+        absl::StrCat("this build of graftd has no CUDA kernels (", dlerror(),
+                     "); build it where nvcc is, with -DGRAFT_ENABLE_CUDA=ON");
+    return library;
+  }
+  Find(handle, "GraftCudaSwitch", library.run_switch, library.problem);
+  Find(handle, "GraftCudaSumTerms", library.sum_terms, library.problem);
+  Find(handle, "GraftCudaErrorString", library.error_string, library.problem);
+  return library;
+}
+
+const Library& TheLibrary() {
+  static const Library* const library = new Library(Open());
   return *library;
 }
 
-GraftDtype ToGraftDtype(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kHalf:
-      return GRAFT_FLOAT16;
-    case at::kBFloat16:
-      return GRAFT_BFLOAT16;
-    default:
-      return GRAFT_FLOAT32;
-  }
+void* CurrentStream(at::Device device) {
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  return guard.getStreamNativeHandle(guard.getStream(device));
+}
+
+void Check(int error) {
+  TORCH_CHECK(error == 0, "CUDA kernel: ", TheLibrary().error_string(error));
 }
 
 }  // namespace
 
-bool MergeOnCuda(const at::Tensor& live, const at::Tensor& pristine,
-                 const at::Tensor& delta) {
-  const Library& library = OpenLibrary();
-  if (library.merge == nullptr || library.error_string == nullptr) return false;
-  const int error = library.merge(live.data_ptr(), pristine.const_data_ptr(),
-                                  delta.const_data_ptr<float>(), live.numel(),
-                                  ToGraftDtype(live.scalar_type()));
-  TORCH_CHECK(error == 0, "merge kernel: ", library.error_string(error));
-  return true;
+const std::string& CudaKernelsProblem() { return TheLibrary().problem; }
+
+void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,
+                  WeightDtype dtype) {
+  Check(TheLibrary().run_switch(device.index(), CurrentStream(device), &launch,
+                                dtype));
+}
+
+at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
+                          int64_t rows, int64_t cols) {
+  const auto bytes = static_cast<int64_t>(terms.size() * sizeof(DeltaTerm));
+  const at::Tensor table = at::empty({bytes}, at::kByte);
+  std::memcpy(table.data_ptr(), terms.data(), static_cast<size_t>(bytes));
+  const at::Tensor on_device = table.to(device);
+  const at::Tensor delta = at::empty(
+      {rows, cols}, at::TensorOptions().dtype(at::kFloat).device(device));
+  Check(TheLibrary().sum_terms(
+      device.index(), CurrentStream(device),
+      static_cast<const DeltaTerm*>(on_device.const_data_ptr()),
+      static_cast<uint32_t>(terms.size()), rows, cols,
+      delta.data_ptr<float>()));
+  return delta;
 }
 
 }  // namespace graft

@@ -2,17 +2,30 @@
 #define GRAFT_SERVER_ENGINE_CUDA_CUDA_KERNELS_H_
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <string>
 
+#include "absl/types/span.h"
+#include "server/engine/cuda/switch_launch.h"
+
+// The functions of libgraft_cuda.so on LibTorch's current stream. They throw
+// c10::Error when a launch fails. REQUIRES: CudaKernelsProblem() is empty.
 namespace graft {
 
-// live = round(pristine + delta) on a CUDA device by libgraft_cuda.so. Tensors
-// as for GraftCudaMerge (merge_kernels.h). False where the library is not there
-// (a build without nvcc): the caller then composes the same result of
-// LibTorch's own operations. Throws c10::Error when the launch fails.
-bool MergeOnCuda(const at::Tensor& live, const at::Tensor& pristine,
-                 const at::Tensor& delta);
+// Opens libgraft_cuda.so, once. Empty if it can be used, else why not (a build
+// without nvcc has none).
+const std::string& CudaKernelsProblem();
+
+// Switches the pending tiles of `launch` whose parameters have `dtype`, in the
+// device's memory.
+void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,
+                  WeightDtype dtype);
+
+// The sum of terms whose factors are in the device's memory, float32
+// [rows, cols].
+at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
+                          int64_t rows, int64_t cols);
 
 }  // namespace graft
 

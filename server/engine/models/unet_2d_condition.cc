@@ -192,16 +192,17 @@ Unet2dCondition::Unet2dCondition(const UnetConfig& config,
   if (builder.status().ok()) dtype_ = conv_in_.weight.scalar_type();
 }
 
-// Sinusoidal embedding (arXiv:1706.03762) of one timestep for n samples, then
-// two linear layers.
-at::Tensor Unet2dCondition::EmbedTimestep(double timestep, int64_t n) const {
+// Sinusoidal embedding (arXiv:1706.03762) of each sample's timestep, then two
+// linear layers.
+at::Tensor Unet2dCondition::EmbedTimesteps(
+    at::ArrayRef<double> timesteps) const {
   const int64_t half = config_.block_out_channels[0] / 2;
   const at::Tensor exponent =
       -std::log(10000.0) *
       at::arange(half, at::TensorOptions().dtype(at::kFloat)) /
       (static_cast<double>(half) - config_.freq_shift);
-  const at::Tensor angles =
-      at::full({n, 1}, timestep, at::kFloat) * at::exp(exponent).unsqueeze(0);
+  const at::Tensor angles = at::tensor(timesteps, at::kFloat).unsqueeze(1) *
+                            at::exp(exponent).unsqueeze(0);
   const at::Tensor sin = at::sin(angles), cos = at::cos(angles);
   at::Tensor embedding = config_.flip_sin_to_cos ? at::cat({cos, sin}, -1)
                                                  : at::cat({sin, cos}, -1);
@@ -220,9 +221,10 @@ at::Tensor Unet2dCondition::Downsample(const Conv2d& conv,
                                                       : x);
 }
 
-at::Tensor Unet2dCondition::Forward(const at::Tensor& sample, double timestep,
+at::Tensor Unet2dCondition::Forward(const at::Tensor& sample,
+                                    at::ArrayRef<double> timesteps,
                                     const at::Tensor& text) const {
-  const at::Tensor temb = EmbedTimestep(timestep, sample.size(0));
+  const at::Tensor temb = EmbedTimesteps(timesteps);
   at::Tensor x = sample.to(dtype_);
   if (config_.center_input_sample) x = 2 * x - 1;
   x = conv_in_.Forward(x);

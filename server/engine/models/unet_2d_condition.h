@@ -17,9 +17,9 @@ class Unet2dCondition {
   // Parameters "unet...."; check builder.status() after it.
   Unet2dCondition(const UnetConfig& config, LayerBuilder& builder);
 
-  // Latents [n, in_channels, h, w], one timestep for all, text [n, t,
+  // Latents [n, in_channels, h, w], a timestep for each, text [n, t,
   // cross_attention_dim] -> [n, out_channels, h, w] in the weights' dtype.
-  at::Tensor Forward(const at::Tensor& sample, double timestep,
+  at::Tensor Forward(const at::Tensor& sample, at::ArrayRef<double> timesteps,
                      const at::Tensor& text) const;
 
  private:
@@ -55,7 +55,7 @@ class Unet2dCondition {
                               int64_t level, LayerBuilder& builder) const;
   Block MakeDownBlock(int64_t level, LayerBuilder& builder) const;
   Block MakeUpBlock(int64_t index, LayerBuilder& builder) const;
-  at::Tensor EmbedTimestep(double timestep, int64_t n) const;
+  at::Tensor EmbedTimesteps(at::ArrayRef<double> timesteps) const;
   at::Tensor Downsample(const Conv2d& conv, const at::Tensor& x) const;
 
   UnetConfig config_;

@@ -3,48 +3,75 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 
 namespace graft {
 
-LatentGeneration::LatentGeneration(TextConditioning text, double guidance_scale,
+LatentGeneration::LatentGeneration(GenerationParams params,
+                                   TextConditioning text,
                                    std::unique_ptr<Sampler> sampler,
-                                   uint64_t seed, at::IntArrayRef shape,
-                                   at::Device device)
-    : text_(std::move(text)),
-      batched_text_(text_.negative.defined()
-                        ? at::cat({text_.negative, text_.positive})
-                        : text_.positive),
-      guidance_scale_(guidance_scale),
+                                   at::IntArrayRef shape, at::Device device)
+    : params_(std::move(params)),
       sampler_(std::move(sampler)),
-      generator_(at::detail::createCPUGenerator(seed)) {
+      generator_(at::detail::createCPUGenerator(params_.seed)) {
+  set_text(std::move(text));
   latents_ = at::randn(shape, generator_, at::TensorOptions().dtype(at::kFloat))
                  .to(device) *
              sampler_->init_noise_sigma();
 }
 
-at::Tensor LatentGeneration::Predict(const Unet2dCondition& unet) const {
-  const at::Tensor input = sampler_->ScaleModelInput(latents_);
-  if (!text_.negative.defined()) {
-    return unet.Forward(input, sampler_->timestep(), batched_text_)
-        .to(at::kFloat);
-  }
-  const auto halves =
-      unet.Forward(at::cat({input, input}), sampler_->timestep(), batched_text_)
-          .to(at::kFloat)
-          .chunk(2);
-  return halves[0] + guidance_scale_ * (halves[1] - halves[0]);
+void LatentGeneration::set_text(TextConditioning text) {
+  text_ = std::move(text);
+  batched_text_ = text_.negative.defined()
+                      ? at::cat({text_.negative, text_.positive})
+                      : text_.positive;
 }
 
-absl::Status LatentGeneration::Step(const Unet2dCondition& unet) {
+at::Tensor LatentGeneration::ModelInput() const {
+  const at::Tensor input = sampler_->ScaleModelInput(latents_);
+  return text_.negative.defined() ? at::cat({input, input}) : input;
+}
+
+absl::Status LatentGeneration::Advance(const at::Tensor& output) {
+  at::Tensor guided = output;
+  if (text_.negative.defined()) {
+    const auto halves = output.chunk(2);
+    guided = halves[0] + params_.guidance_scale * (halves[1] - halves[0]);
+  }
   const int step = sampler_->step() + 1;
-  latents_ = sampler_->Step(Predict(unet), latents_, generator_);
+  latents_ = sampler_->Step(guided, latents_, generator_);
   if (latents_.isfinite().all().item<bool>()) return absl::OkStatus();
-  return Error(ErrorReason::kNonFiniteLatents,
-               absl::StrCat("the latents are not finite after step ", step,
-                            "; use smaller adapter weights or a wider --dtype"),
-               {{"step", absl::StrCat(step)}});
+  status_ =
+      Error(ErrorReason::kNonFiniteLatents,
+            absl::StrCat("the latents are not finite after step ", step,
+                         "; use smaller adapter weights or a wider --dtype"),
+            {{"step", absl::StrCat(step)}});
+  return status_;
+}
+
+absl::Status DenoiseStep(const Unet2dCondition& unet,
+                         absl::Span<LatentGeneration* const> batch) {
+  std::vector<at::Tensor> inputs, texts;
+  std::vector<double> timesteps;
+  for (const LatentGeneration* const generation : batch) {
+    inputs.push_back(generation->ModelInput());
+    texts.push_back(generation->ModelText());
+    timesteps.insert(timesteps.end(), generation->rows(),
+                     generation->timestep());
+  }
+  const at::Tensor output =
+      unet.Forward(at::cat(inputs), timesteps, at::cat(texts)).to(at::kFloat);
+  absl::Status status;
+  int64_t row = 0;
+  for (LatentGeneration* const generation : batch) {
+    const int64_t rows = generation->rows();
+    status.Update(generation->Advance(output.slice(0, row, row + rows)));
+    row += rows;
+  }
+  return status;
 }
 
 }  // namespace graft

@@ -8,14 +8,17 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/engine/engine.h"
-#include "server/engine/weights/prepared_lora.h"
+#include "server/engine/engine_options.h"
+#include "server/engine/weights/prepared_weights.h"
+#include "server/engine/weights/switch_pass.h"
+#include "server/engine/weights/switch_plan.h"
 #include "server/engine/weights/weight_store.h"
 
 namespace graft {
@@ -23,63 +26,115 @@ namespace graft {
 // Moves the live weights from one adapter set to another, in place. Every write
 // to a base weight after load is here.
 //
-// Invariant: between calls, weights == round(W0 + sum of weight_i * D_i) for
-// exactly the members of current(), bit for bit, and a function of base and set
-// alone: members are taken in the order of their SHA-256, the sum is one
-// float32 product over the concatenated ranks, rounded once to the weight's
-// dtype. Not thread-safe: owner thread only, but for restore_bytes().
+// Invariant: between calls, weights == round(W0 + sum of weight_i * D_i(W0))
+// for exactly the members of current(), bit for bit, and a function of base and
+// set alone: members are taken in the order of their SHA-256, D is summed in
+// float32 in that order, W0 + D is rounded once to the weight's dtype.
 //
-// This is the restore mode "backup": W0 of each adapted weight is kept beside
-// it, copied the first time an adapter targets it.
+// How W0 is got back from the merged weights:
+//   undo log  D is computed again, with the same bits, and subtracted; what
+//             rounding lost is set right from the log (undo_codec.h). Where D
+//             is a function of W0, a copy of W0 is kept instead.
+//   backup    A copy of each adapted weight, taken the first time.
+// A checksum per tile, taken at load, tells in every switch whether what was
+// got back is W0.
+//
+// Not thread-safe: owner thread only, but for memory().
 class AdapterSwitcher {
  public:
-  explicit AdapterSwitcher(const WeightStore* store) : store_(store) {}
+  // Takes the checksums. `store` outlives this object; its tensors live where
+  // `pass` works.
+  AdapterSwitcher(const WeightStore* store, RestoreMode mode,
+                  std::unique_ptr<SwitchPass> pass);
 
   // All targets or none. Validates the whole set before the first write; when a
   // write fails half-way the former set is put back (or, where even that fails,
   // the base; current() tells the truth). Errors as for Engine::SwitchAdapters.
   absl::StatusOr<SwitchReport> SwitchTo(const AdapterSet& next);
 
+  // The base, whatever happens to be resident: where that cannot be undone, W0
+  // is wrong afterwards, and VerifyBaseWeights tells.
+  absl::Status ForceBase();
+
   // The resident set, by SHA-256. Keeps its factors alive.
   const AdapterSet& current() const { return current_; }
 
-  // Bytes of the backup copies. Thread-safe.
-  int64_t restore_bytes() const { return restore_bytes_.load(); }
+  // The part of current() that changes the text encoder, as text.
+  const std::string& text_encoder_state() const { return text_encoder_state_; }
 
-  // Called before each write with the name of its parameter; what it throws is
-  // a failure at that target. For fault injection.
-  void SetFaultForTesting(std::function<void(const std::string&)> fault) {
-    fault_ = std::move(fault);
-  }
+  // Bytes of copies and logs: in use, and held for later. Thread-safe.
+  int64_t restore_bytes() const { return restore_bytes_.load(); }
+  int64_t restore_reserved_bytes() const { return reserved_bytes_.load(); }
+
+  // Whether the live parameter `name` has the checksums taken at load.
+  // REQUIRES: the base is resident.
+  bool IsPristine(absl::string_view name) const;
+
+  // Called with the name of the phase ("check", "reserve", "write", "commit")
+  // and of a parameter or "", from any thread; what it throws is a failure
+  // there. For fault injection.
+  using Fault =
+      std::function<void(absl::string_view phase, const std::string& name)>;
+  void SetFaultForTesting(Fault fault) { fault_ = std::move(fault); }
 
  private:
-  // One adapter's share in one parameter.
-  struct Term {
-    const LowRankTarget* target;
-    double weight;
+  // One parameter that adapters can reach.
+  struct Parameter {
+    std::string name;
+    at::Tensor live;
+    WeightDtype dtype;
+    TileGrid grid;
+    at::Tensor checksums;  // of W0, int64 per tile
+    double largest = 0;    // max|W0|
+    // TileRecords per tile, as bytes: of the resident set's log and of the one
+    // before, in turns.
+    at::Tensor records[2];
+    at::Tensor copy;  // of W0, where one is kept
   };
-  using Plan = std::map<std::string, std::vector<Term>>;
+  // What is computed before the first write for one parameter whose D is a
+  // function of W0.
+  struct Staged {
+    at::Tensor w0;
+    at::Tensor merged;
+  };
+  using StagedMap = std::map<uint32_t, Staged>;
 
-  static Plan MakePlan(const AdapterSet& set);
-  absl::Status CheckFinite(const Plan& plan);
-  // max|W0|, read from the weights once: W0 never changes.
-  double LargestPristine(const std::string& parameter);
-  void BackUp(const Plan& plan);
-  void Write(const std::string& parameter, const std::vector<Term>& terms);
-  void WriteAll(const std::set<std::string>& parameters, const Plan& plan);
-  void RollBack(const std::set<std::string>& parameters, const Plan& old_plan);
-  // Sum of weight * D, [out, in * kh * kw], float32.
-  static at::Tensor Delta(const std::vector<Term>& terms);
-  at::Tensor Merged(const std::string& parameter,
-                    const std::vector<Term>& terms) const;
-  const at::Tensor& Pristine(const std::string& parameter) const;
+  void AddParameter(const std::string& name, const at::Tensor& live);
+  at::Tensor Checksums(const Parameter& parameter) const;
+  absl::StatusOr<SwitchReport> Switch(AdapterSet next);
+
+  ParameterState OldState(uint32_t parameter);
+  ParameterSwitch Describe(uint32_t parameter);
+  // W0 of the planned parameters and what they become, checked to be finite.
+  absl::StatusOr<StagedMap> Stage(
+      const std::vector<const PlannedParameter*>& planned);
+  // Stages what has to be computed before the first write.
+  absl::StatusOr<StagedMap> Validate(const SwitchPlan& plan);
+  void BackUp(const SwitchPlan& plan);
+  SwitchWork MakeWork(const SwitchPlan& next, const StagedMap& staged);
+  void Commit(AdapterSet next, SwitchPlan plan, StagedMap staged);
+  // After a pass that failed: the former set, or the base.
+  void RollBack(SwitchWork failed);
+  void RestoreAll(const SwitchWork& failed);
+  void ForgetState();
+  void CountMemory();
+  void Fail(absl::string_view phase, const std::string& name) const {
+    if (fault_) fault_(phase, name);
+  }
 
   const WeightStore* const store_;
-  std::map<std::string, at::Tensor> backup_;
-  std::map<std::string, double> largest_pristine_;
-  std::atomic<int64_t> restore_bytes_{0};
+  const RestoreMode mode_;
+  std::vector<Parameter> parameters_;  // sorted by name
+  std::map<std::string, uint32_t, std::less<>> index_;
+  const std::unique_ptr<SwitchPass> pass_;
+  int side_ = 0;  // of the resident set's log
+
   AdapterSet current_;
-  std::function<void(const std::string&)> fault_;
+  SwitchPlan plan_;  // of current_
+  std::string text_encoder_state_;
+  std::atomic<int64_t> restore_bytes_{0};
+  std::atomic<int64_t> reserved_bytes_{0};
+  Fault fault_;
 };
 
 }  // namespace graft

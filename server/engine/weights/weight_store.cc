@@ -23,6 +23,11 @@ void WeightStore::Add(const std::string& name, const TensorView& view,
   tensors_[name] = std::move(tensor);
 }
 
+void WeightStore::Overwrite(const std::string& name,
+                            const TensorView& view) const {
+  this->at(name).copy_(CopyToTensor(view));
+}
+
 absl::StatusOr<at::Tensor> WeightStore::Get(absl::string_view name,
                                             absl::Span<const int64_t> shape) {
   const auto it = tensors_.find(name);

@@ -20,7 +20,8 @@ namespace graft {
 // changes after load: the networks hold tensors that share this storage, so a
 // write here is what they compute with, and captured graphs stay valid.
 //
-// Written at load and by AdapterSwitcher only. Not thread-safe.
+// Written at load, by AdapterSwitcher, and to repair what memory lost. Not
+// thread-safe.
 class WeightStore {
  public:
   WeightStore(at::Device device, at::ScalarType dtype);
@@ -29,6 +30,10 @@ class WeightStore {
   // undefined). REQUIRES: floating point, and a name not added before.
   void Add(const std::string& name, const TensorView& view,
            at::ScalarType dtype = at::ScalarType::Undefined);
+
+  // Writes `view` over the parameter `name`, in place. REQUIRES:
+  // Contains(name), and the shape that was added.
+  void Overwrite(const std::string& name, const TensorView& view) const;
 
   // The parameter `name`, checked to have `shape`. The tensor shares the
   // store's memory. MODEL_UNSUPPORTED names what is missing or does not fit.

@@ -1,0 +1,93 @@
+#ifndef GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SCALAR_ROWS_H_
+#define GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SCALAR_ROWS_H_
+
+#include <cstdint>
+
+#include "server/engine/weights/kernels/switch_tile.h"
+#include "server/engine/weights/kernels/undo_codec.h"
+#include "server/engine/weights/kernels/weight_bits.h"
+
+// Rows of 32 weights in plain C++, in loops that a compiler can vectorise. The
+// definition of what the hand-written ones must give.
+namespace graft {
+namespace {
+
+// `Convert` has Widen and Round over a row: the scalar ones, or hardware's.
+template <class Weight>
+struct ScalarConvert {
+  static void Widen(const typename Weight::Bits* bits, float* values) {
+    for (int i = 0; i < kBlockCols; ++i) values[i] = Weight::Widen(bits[i]);
+  }
+  static void Round(const float* values, typename Weight::Bits* bits) {
+    for (int i = 0; i < kBlockCols; ++i) bits[i] = Weight::Round(values[i]);
+  }
+};
+
+template <class Weight>
+uint32_t CandidateMask(const typename Weight::Bits* m,
+                       const typename Weight::Bits* r, const float* d) {
+  bool candidate[kBlockCols];
+  for (int i = 0; i < kBlockCols; ++i) {
+    candidate[i] = IsCandidate<Weight>(m[i], r[i], d[i]);
+  }
+  uint32_t mask = 0;
+  for (int i = 0; i < kBlockCols; ++i) {
+    mask |= static_cast<uint32_t>(candidate[i]) << i;
+  }
+  return mask;
+}
+
+template <class Weight, class Convert>
+void ScalarRestoreRow(const typename Weight::Bits* m, const float* d,
+                      uint32_t valid, const int8_t*& codes,
+                      typename Weight::Bits* w0) {
+  using Bits = typename Weight::Bits;
+  float values[kBlockCols];
+  Convert::Widen(m, values);
+  for (int i = 0; i < kBlockCols; ++i) values[i] -= d[i];
+  Bits r[kBlockCols];
+  Convert::Round(values, r);
+  for (uint32_t left = CandidateMask<Weight>(m, r, d) & valid; left != 0;
+       left &= left - 1) {
+    r[__builtin_ctz(left)] += static_cast<Bits>(*codes++);
+  }
+  for (int i = 0; i < kBlockCols; ++i) w0[i] = r[i];
+}
+
+template <class Weight, class Convert>
+int ScalarMergeRow(const typename Weight::Bits* w0, const float* d,
+                   uint32_t valid, typename Weight::Bits* m, int8_t* codes,
+                   uint32_t& exceptions) {
+  using Bits = typename Weight::Bits;
+  float values[kBlockCols];
+  Convert::Widen(w0, values);
+  for (int i = 0; i < kBlockCols; ++i) values[i] += d[i];
+  Bits merged[kBlockCols], r[kBlockCols];
+  Convert::Round(values, merged);
+  Convert::Widen(merged, values);
+  for (int i = 0; i < kBlockCols; ++i) values[i] -= d[i];
+  Convert::Round(values, r);
+
+  uint32_t differs = 0, fits = 0;
+  for (int i = 0; i < kBlockCols; ++i) {
+    const Bits difference = static_cast<Bits>(w0[i] - r[i]);
+    differs |= static_cast<uint32_t>(difference != 0) << i;
+    fits |= static_cast<uint32_t>(static_cast<Bits>(difference + kMaxCode) <=
+                                  2 * kMaxCode)
+            << i;
+  }
+  const uint32_t candidates = CandidateMask<Weight>(merged, r, d) & valid;
+  exceptions = ((differs & ~candidates) | (candidates & ~fits)) & valid;
+  int num_codes = 0;
+  for (uint32_t left = candidates; left != 0; left &= left - 1) {
+    const int i = __builtin_ctz(left);
+    codes[num_codes++] = static_cast<int8_t>(w0[i] - r[i]);
+  }
+  for (int i = 0; i < kBlockCols; ++i) m[i] = merged[i];
+  return num_codes;
+}
+
+}  // namespace
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SCALAR_ROWS_H_

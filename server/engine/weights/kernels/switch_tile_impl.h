@@ -1,0 +1,559 @@
+#ifndef GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SWITCH_TILE_IMPL_H_
+#define GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SWITCH_TILE_IMPL_H_
+
+#include <cstdint>
+#include <cstring>
+
+#include "server/engine/weights/kernels/lane_checksum.h"
+#include "server/engine/weights/kernels/switch_tile.h"
+#include "server/engine/weights/kernels/undo_codec.h"
+#include "server/engine/weights/kernels/weight_bits.h"
+
+// The pass over one tile, for the files that compile it once per instruction
+// set. `Isa` supplies what is worth writing by hand:
+//
+//   // The block of up * down: `up` [rank][8] float32 (pairs: [rank / 2][8][2]
+//   // bfloat16), `down` of this column panel. Writes coefficient * P, or adds
+//   // it with one fused operation.
+//   static void Product(FactorFormat, int rank, const void* up,
+//                       const void* down, float coefficient, bool add,
+//                       float* d);
+//   // One row of 32: W0 from the merged weights, the codes read from `codes`.
+//   template <class Weight> static void RestoreRow(
+//       const Bits* m, const float* d, uint32_t valid, const int8_t*& codes,
+//       Bits* w0);
+//   // One row of 32: the merged weights, `codes` and `exceptions` of its log;
+//   // returns how many codes.
+//   template <class Weight> static int MergeRow(
+//       const Bits* w0, const float* d, uint32_t valid, Bits* m, int8_t* codes,
+//       uint32_t& exceptions);
+//
+// Everything here has internal linkage, in an anonymous namespace, as each file
+// that includes it is compiled for another processor.
+// A call per row would cost as much as the row.
+#define GRAFT_INLINE inline __attribute__((always_inline))
+
+namespace graft {
+namespace {
+
+// A checksum as 32 Fletcher sums, one per column of the blocks (16-bit weights
+// go in pairs, so half of them are used). Vectors of the compiler's own, so
+// that the sums stay in registers.
+struct LaneSums {
+  static constexpr int kLanes = 16;
+  typedef uint32_t Lanes __attribute__((vector_size(kLanes * 4)));
+  Lanes a[2] = {};
+  Lanes b[2] = {};
+
+  template <class Bits>
+  void AddBlock(const Bits* block) {
+    constexpr int kVectors = sizeof(Bits) / sizeof(uint16_t);
+    for (int v = 0; v < kVectors; ++v) {
+      Lanes sum = a[v], sum_of_sums = b[v];
+      for (int row = 0; row < kBlockRows; ++row) {
+        Lanes words;
+        std::memcpy(&words,
+                    reinterpret_cast<const char*>(block + row * kBlockCols) +
+                        v * sizeof(words),
+                    sizeof(words));
+        sum += words;
+        sum_of_sums += sum;
+      }
+      a[v] = sum;
+      b[v] = sum_of_sums;
+    }
+  }
+
+  uint64_t Fold() const {
+    uint64_t sum = 0;
+    for (int i = 0; i < kBlockCols; ++i) {
+      sum += LaneChecksum(static_cast<uint32_t>(i), a[i / kLanes][i % kLanes],
+                          b[i / kLanes][i % kLanes]);
+    }
+    return sum;
+  }
+};
+
+inline float WidenElement(FactorFormat format, const void* data, int64_t i) {
+  switch (format) {
+    case FactorFormat::kFloat32:
+      return static_cast<const float*>(data)[i];
+    case FactorFormat::kFloat16:
+      return Float16Weight::Widen(static_cast<const uint16_t*>(data)[i]);
+    default:
+      return BFloat16Weight::Widen(static_cast<const uint16_t*>(data)[i]);
+  }
+}
+
+// ---- D of a block -----------------------------------------------------------
+
+// Rows `panel` of `factors.up` as Product reads them: where they lie, or
+// widened to `out`.
+inline const void* UpPanel(const LowRankFactors& factors, int64_t panel,
+                           float* out) {
+  const int64_t size = int64_t{factors.rank} * kBlockRows;
+  switch (factors.format) {
+    case FactorFormat::kFloat32:
+      return static_cast<const float*>(factors.up) + panel * size;
+    case FactorFormat::kBFloat16Pairs:
+      return static_cast<const uint16_t*>(factors.up) + panel * size;
+    default:
+      for (int64_t i = 0; i < size; ++i) {
+        out[i] = WidenElement(factors.format, factors.up, panel * size + i);
+      }
+      return out;
+  }
+}
+
+inline const void* DownPanel(const LowRankFactors& factors, int64_t panel) {
+  const int64_t size = int64_t{factors.rank} * kBlockCols;
+  if (factors.format == FactorFormat::kFloat32) {
+    return static_cast<const float*>(factors.down) + panel * size;
+  }
+  return static_cast<const uint16_t*>(factors.down) + panel * size;
+}
+
+// d = c * p, or d = c * p + d in one operation.
+inline void Accumulate(const float* p, float c, bool add, float* d) {
+  if (add) {
+    for (int i = 0; i < kBlockSize; ++i) d[i] = __builtin_fmaf(c, p[i], d[i]);
+  } else {
+    for (int i = 0; i < kBlockSize; ++i) d[i] = c * p[i];
+  }
+}
+
+// D of one block at a time, of the blocks of one row panel after another.
+template <class Isa>
+class DeltaBlocks {
+ public:
+  // `first_panel`: of the scratch, for this sum's products.
+  DeltaBlocks(DeltaTerms terms, int64_t rows_end, int64_t cols,
+              TileScratch& scratch, int first_panel)
+      : terms_(terms),
+        rows_end_(rows_end),
+        cols_(cols),
+        scratch_(scratch),
+        first_panel_(first_panel) {}
+
+  bool empty() const { return terms_.empty(); }
+
+  // `row`: a multiple of kBlockRows.
+  void StartRowPanel(int64_t row) {
+    row_ = row;
+    int index = first_panel_;
+    for (const DeltaTerm& term : terms_) {
+      if (term.kind == DeltaTerm::Kind::kLowRank ||
+          term.kind == DeltaTerm::Kind::kHadamard) {
+        PreparePanel(term.first, index++);
+      }
+      if (term.kind == DeltaTerm::Kind::kHadamard) {
+        PreparePanel(term.second, index++);
+      }
+    }
+  }
+
+  // `d`: [8][32].
+  void Fill(int64_t col, float* d) {
+    bool add = false;
+    int index = first_panel_;
+    for (const DeltaTerm& term : terms_) {
+      switch (term.kind) {
+        case DeltaTerm::Kind::kLowRank:
+          Product(term.first, index++, col, term.coefficient, add, d);
+          break;
+        case DeltaTerm::Kind::kHadamard: {
+          alignas(64) float p[kBlockSize], q[kBlockSize];
+          Product(term.first, index++, col, 1, false, p);
+          Product(term.second, index++, col, 1, false, q);
+          for (int i = 0; i < kBlockSize; ++i) p[i] *= q[i];
+          Accumulate(p, term.coefficient, add, d);
+          break;
+        }
+        case DeltaTerm::Kind::kKronecker: {
+          alignas(64) float p[kBlockSize] = {};
+          FillKronecker(term, col, p);
+          Accumulate(p, term.coefficient, add, d);
+          break;
+        }
+        case DeltaTerm::Kind::kDense: {
+          alignas(64) float p[kBlockSize] = {};
+          FillDense(term, col, p);
+          Accumulate(p, term.coefficient, add, d);
+          break;
+        }
+      }
+      add = true;
+    }
+  }
+
+ private:
+  void PreparePanel(const LowRankFactors& factors, int index) {
+    scratch_.up_panels[index] =
+        UpPanel(factors, row_ / kBlockRows, scratch_.widened_up_panel(index));
+  }
+
+  void Product(const LowRankFactors& factors, int index, int64_t col,
+               float coefficient, bool add, float* d) {
+    Isa::Product(factors.format, factors.rank, scratch_.up_panels[index],
+                 DownPanel(factors, col / kBlockCols), coefficient, add, d);
+  }
+
+  int RowsHere() const {
+    const int64_t left = rows_end_ - row_;
+    return static_cast<int>(left < kBlockRows ? left : kBlockRows);
+  }
+  int ColsHere(int64_t col) const {
+    const int64_t left = cols_ - col;
+    return static_cast<int>(left < kBlockCols ? left : kBlockCols);
+  }
+
+  void FillKronecker(const DeltaTerm& term, int64_t col, float* p) const {
+    const int cols = ColsHere(col);
+    for (int i = 0; i < RowsHere(); ++i) {
+      const int64_t row = row_ + i;
+      const float* const w1 =
+          term.w1 + row / term.w2_rows * (cols_ / term.w2_cols);
+      const float* const w2 = term.w2 + row % term.w2_rows * term.w2_cols;
+      int64_t j1 = col / term.w2_cols;
+      int64_t j2 = col % term.w2_cols;
+      for (int j = 0; j < cols; ++j) {
+        p[i * kBlockCols + j] = w1[j1] * w2[j2];
+        if (++j2 == term.w2_cols) {
+          j2 = 0;
+          ++j1;
+        }
+      }
+    }
+  }
+
+  void FillDense(const DeltaTerm& term, int64_t col, float* p) const {
+    const int cols = ColsHere(col);
+    for (int i = 0; i < RowsHere(); ++i) {
+      const int64_t from = (row_ + i) * cols_ + col;
+      for (int j = 0; j < cols; ++j) {
+        p[i * kBlockCols + j] =
+            WidenElement(term.dense_format, term.dense, from + j);
+      }
+    }
+  }
+
+  const DeltaTerms terms_;
+  const int64_t rows_end_;
+  const int64_t cols_;
+  TileScratch& scratch_;
+  const int first_panel_;
+  int64_t row_ = 0;
+};
+
+inline int NumProducts(DeltaTerms terms) {
+  int count = 0;
+  for (const DeltaTerm& term : terms) {
+    count += term.kind == DeltaTerm::Kind::kLowRank    ? 1
+             : term.kind == DeltaTerm::Kind::kHadamard ? 2
+                                                       : 0;
+  }
+  return count;
+}
+
+// ---- The logs ---------------------------------------------------------------
+
+// `count` bytes of two codes each, as two signed bytes each.
+inline void UnpackCodes(const uint8_t* __restrict packed, uint32_t count,
+                        int8_t* __restrict codes) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint16_t both = packed[i];
+    const auto spread = static_cast<uint16_t>((both | (both << 4)) & 0x0f0f);
+    std::memcpy(codes + 2 * i, &spread, sizeof(spread));
+  }
+  for (uint32_t i = 0; i < 2 * count; ++i) {
+    codes[i] = static_cast<int8_t>((codes[i] ^ 8) - 8);
+  }
+}
+
+template <class Bits>
+class LogReader {
+ public:
+  LogReader(const TileLog& log, TileScratch& scratch) : log_(log) {
+    if (log.kind != TileRecord::Kind::kLog) return;
+    UnpackCodes(log.codes, (log.num_codes + 1) / 2, scratch.old_codes.data());
+    codes_ = scratch.old_codes.data();
+    NextPosition();
+  }
+
+  bool raw() const { return log_.kind == TileRecord::Kind::kRaw; }
+  const int8_t* codes() const { return codes_; }
+  void set_codes(const int8_t* next) { codes_ = next; }
+
+  // Puts in place what the codes could not say of block number `block`.
+  void PatchBlock(uint32_t block, Bits* w0) {
+    while (next_position_ < (block + 1) * kBlockSize) {
+      std::memcpy(&w0[next_position_ % kBlockSize],
+                  log_.values + next_ * sizeof(Bits), sizeof(Bits));
+      ++next_;
+      NextPosition();
+    }
+  }
+
+  void ReadRawBlock(uint32_t block, Bits* w0) const {
+    std::memcpy(w0, log_.raw + size_t{block} * kBlockSize * sizeof(Bits),
+                kBlockSize * sizeof(Bits));
+  }
+
+ private:
+  void NextPosition() {
+    next_position_ = UINT32_MAX;
+    if (next_ >= log_.num_exceptions) return;
+    uint16_t position;
+    std::memcpy(&position, log_.positions + next_ * sizeof(position),
+                sizeof(position));
+    next_position_ = position;
+  }
+
+  const TileLog log_;
+  const int8_t* codes_ = nullptr;
+  uint32_t next_ = 0;
+  uint32_t next_position_ = UINT32_MAX;
+};
+
+// ---- The tile ---------------------------------------------------------------
+
+// The part of a block that lies in the parameter. Nearly all blocks are whole,
+// and the code for them wants constants.
+struct WholeBlock {
+  static constexpr bool kWhole = true;
+  static constexpr int rows = kBlockRows;
+  static constexpr int cols = kBlockCols;
+  static constexpr uint32_t valid() { return UINT32_MAX; }
+};
+
+struct EdgeBlock {
+  static constexpr bool kWhole = false;
+  int rows;
+  int cols;
+  uint32_t valid() const {
+    return cols == kBlockCols ? UINT32_MAX : (1u << cols) - 1;
+  }
+};
+
+template <class Bits, class Extent>
+void CopyBlock(const Bits* from, int64_t from_stride, Bits* to,
+               int64_t to_stride, const Extent& extent) {
+  for (int i = 0; i < extent.rows; ++i) {
+    if constexpr (Extent::kWhole) {
+      std::memcpy(to + i * to_stride, from + i * from_stride,
+                  kBlockCols * sizeof(Bits));
+    } else {
+      std::memcpy(to + i * to_stride, from + i * from_stride,
+                  extent.cols * sizeof(Bits));
+    }
+  }
+}
+
+template <class Isa, class Weight>
+class TileSwitch {
+  using Bits = typename Weight::Bits;
+
+ public:
+  TileSwitch(const TileJob& job, TileScratch& scratch)
+      : job_(job),
+        scratch_(scratch),
+        old_delta_(job.old_terms, job.range.row + job.range.rows, job.cols,
+                   scratch, 0),
+        new_delta_(job.new_terms, job.range.row + job.range.rows, job.cols,
+                   scratch, NumProducts(job.old_terms)),
+        reader_(job.old_log, scratch),
+        subtract_(job.pristine == nullptr && !job.old_terms.empty()) {}
+
+  uint64_t Run() {
+    scratch_.num_codes = 0;
+    scratch_.num_exceptions = 0;
+    const TileRange& range = job_.range;
+    for (int64_t i = 0; i < range.rows; i += kBlockRows) {
+      if (subtract_) old_delta_.StartRowPanel(range.row + i);
+      if (!new_delta_.empty()) new_delta_.StartRowPanel(range.row + i);
+      for (int64_t j = 0; j < range.cols; j += kBlockCols) {
+        const EdgeBlock edge{static_cast<int>(Min(range.rows - i, kBlockRows)),
+                             static_cast<int>(Min(range.cols - j, kBlockCols))};
+        if (edge.rows == kBlockRows && edge.cols == kBlockCols) {
+          RunBlock(range.row + i, range.col + j, WholeBlock());
+        } else {
+          RunBlock(range.row + i, range.col + j, edge);
+        }
+      }
+    }
+    return sums_.Fold();
+  }
+
+ private:
+  static int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  template <class Extent>
+  void RunBlock(int64_t row, int64_t col, const Extent& extent) {
+    const int64_t at = row * job_.cols + col;
+    Bits* const live = static_cast<Bits*>(job_.live) + at;
+    alignas(64) Bits w0[kBlockSize];
+    if constexpr (Extent::kWhole) {
+      // Of the rows below: eight short streams are too many for the processor
+      // to foresee.
+      for (int i = kBlockRows; i < 2 * kBlockRows; ++i) {
+        __builtin_prefetch(live + i * job_.cols);
+      }
+    } else {
+      std::memset(w0, 0, sizeof(w0));
+    }
+
+    GetPristine(live, at, col, extent, w0);
+    sums_.AddBlock(w0);
+    if (job_.extract_blocks != nullptr) {
+      std::memcpy(
+          static_cast<Bits*>(job_.extract_blocks) + size_t{block_} * kBlockSize,
+          w0, sizeof(w0));
+    } else if (job_.extract != nullptr) {
+      CopyBlock(w0, kBlockCols, static_cast<Bits*>(job_.extract) + at,
+                job_.cols, extent);
+    } else if (new_delta_.empty()) {
+      CopyBlock(w0, kBlockCols, live, job_.cols, extent);
+    } else {
+      Merge(w0, col, extent, live);
+    }
+    ++block_;
+  }
+
+  template <class Extent>
+  void GetPristine(const Bits* live, int64_t at, int64_t col,
+                   const Extent& extent, Bits* w0) {
+    if (job_.pristine != nullptr) {
+      CopyBlock(static_cast<const Bits*>(job_.pristine) + at, job_.cols, w0,
+                kBlockCols, extent);
+    } else if (!subtract_) {
+      CopyBlock(live, job_.cols, w0, kBlockCols, extent);
+    } else if (reader_.raw()) {
+      reader_.ReadRawBlock(block_, w0);
+    } else {
+      Restore(live, col, extent, w0);
+    }
+  }
+
+  template <class Extent>
+  void Restore(const Bits* live, int64_t col, const Extent& extent, Bits* w0) {
+    alignas(64) float d[kBlockSize];
+    old_delta_.Fill(col, d);
+    alignas(64) Bits staged[kBlockSize];
+    const Bits* from = live;
+    int64_t stride = job_.cols;
+    if constexpr (!Extent::kWhole) {
+      std::memset(staged, 0, sizeof(staged));
+      CopyBlock(live, stride, staged, kBlockCols, extent);
+      from = staged;
+      stride = kBlockCols;
+    }
+    const int8_t* codes = reader_.codes();
+    for (int i = 0; i < extent.rows; ++i) {
+      Isa::template RestoreRow<Weight>(from + i * stride, d + i * kBlockCols,
+                                       extent.valid(), codes,
+                                       w0 + i * kBlockCols);
+    }
+    reader_.set_codes(codes);
+    reader_.PatchBlock(block_, w0);
+    if (extent.cols < kBlockCols) ClearPadding(extent, w0);
+  }
+
+  // What lies beyond the last column must be zero for the checksum.
+  template <class Extent>
+  static void ClearPadding(const Extent& extent, Bits* w0) {
+    for (int i = 0; i < extent.rows; ++i) {
+      for (int j = extent.cols; j < kBlockCols; ++j) w0[i * kBlockCols + j] = 0;
+    }
+  }
+
+  template <class Extent>
+  void Merge(const Bits* w0, int64_t col, const Extent& extent, Bits* live) {
+    alignas(64) float d[kBlockSize];
+    new_delta_.Fill(col, d);
+    alignas(64) Bits staged[kBlockSize];
+    Bits* to = live;
+    int64_t stride = job_.cols;
+    if constexpr (!Extent::kWhole) {
+      to = staged;
+      stride = kBlockCols;
+    }
+    int8_t* const first_code = scratch_.codes.data() + scratch_.num_codes;
+    int8_t* next_code = first_code;
+    uint32_t exceptions[kBlockRows] = {};
+    uint32_t any_exception = 0;
+    for (int i = 0; i < extent.rows; ++i) {
+      next_code += Isa::template MergeRow<Weight>(
+          w0 + i * kBlockCols, d + i * kBlockCols, extent.valid(),
+          to + i * stride, next_code, exceptions[i]);
+      any_exception |= exceptions[i];
+    }
+    if constexpr (!Extent::kWhole) {
+      CopyBlock(static_cast<const Bits*>(staged), kBlockCols, live, job_.cols,
+                extent);
+    }
+    if (!job_.keep_log) return;
+    scratch_.num_codes += static_cast<uint32_t>(next_code - first_code);
+    for (int i = 0; any_exception != 0 && i < extent.rows; ++i) {
+      AddExceptions(exceptions[i], i, w0 + i * kBlockCols);
+    }
+  }
+
+  void AddExceptions(uint32_t exceptions, int row, const Bits* w0) {
+    for (; exceptions != 0; exceptions &= exceptions - 1) {
+      const int lane = __builtin_ctz(exceptions);
+      scratch_.positions[scratch_.num_exceptions] =
+          static_cast<uint16_t>(block_ * kBlockSize + row * kBlockCols + lane);
+      scratch_.values[scratch_.num_exceptions++] = w0[lane];
+    }
+  }
+
+  const TileJob& job_;
+  TileScratch& scratch_;
+  DeltaBlocks<Isa> old_delta_;
+  DeltaBlocks<Isa> new_delta_;
+  LogReader<Bits> reader_;
+  const bool subtract_;
+  LaneSums sums_;
+  uint32_t block_ = 0;
+};
+
+template <class Isa, class Weight>
+uint64_t SwitchTile(const TileJob& job, TileScratch& scratch) {
+  return TileSwitch<Isa, Weight>(job, scratch).Run();
+}
+
+template <class Isa>
+void FillDelta(DeltaTerms terms, const TileRange& range, int64_t cols,
+               float* delta, int64_t stride, TileScratch& scratch) {
+  DeltaBlocks<Isa> blocks(terms, range.row + range.rows, cols, scratch, 0);
+  alignas(64) float d[kBlockSize] = {};
+  for (int64_t i = 0; i < range.rows; i += kBlockRows) {
+    blocks.StartRowPanel(range.row + i);
+    for (int64_t j = 0; j < range.cols; j += kBlockCols) {
+      blocks.Fill(range.col + j, d);
+      const int64_t rows =
+          range.rows - i < kBlockRows ? range.rows - i : kBlockRows;
+      const int64_t width =
+          range.cols - j < kBlockCols ? range.cols - j : kBlockCols;
+      for (int64_t k = 0; k < rows; ++k) {
+        std::memcpy(delta + (i + k) * stride + j, d + k * kBlockCols,
+                    width * sizeof(float));
+      }
+    }
+  }
+}
+
+template <class Isa>
+constexpr SwitchKernels MakeSwitchKernels(const char* name,
+                                          bool bfloat16_pairs) {
+  return {name,
+          bfloat16_pairs,
+          {&SwitchTile<Isa, Float32Weight>, &SwitchTile<Isa, BFloat16Weight>,
+           &SwitchTile<Isa, Float16Weight>},
+          &FillDelta<Isa>};
+}
+
+}  // namespace
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_SWITCH_TILE_IMPL_H_

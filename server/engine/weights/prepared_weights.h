@@ -1,0 +1,69 @@
+#ifndef GRAFT_SERVER_ENGINE_WEIGHTS_PREPARED_WEIGHTS_H_
+#define GRAFT_SERVER_ENGINE_WEIGHTS_PREPARED_WEIGHTS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/engine/adapter_weights.h"
+#include "server/engine/engine.h"
+#include "server/engine/weights/delta_factors.h"
+#include "server/engine/weights/weight_function.h"
+#include "server/engine/weights/weight_store.h"
+
+namespace graft {
+
+// What one adapter does to one parameter, at weight 1: one of the two.
+struct PreparedTarget {
+  // Additive: D is this term (its coefficient is the scale).
+  DeltaFactors factors;
+  // No element of D is larger. Additive only.
+  double bound = 0.0;
+  // Not additive: D is a function of W0. Null if additive.
+  std::unique_ptr<const WeightFunction> function;
+
+  bool in_text_encoder = false;
+
+  bool additive() const { return function == nullptr; }
+  int64_t bytes() const;
+};
+
+// An adapter laid out for switching. Immutable.
+class PreparedWeights : public PreparedAdapter {
+ public:
+  // ADAPTER_NON_FINITE names the tensor. `live_bytes` is increased by bytes()
+  // for as long as the object lives. REQUIRES: every target names a parameter
+  // of `store` and its factors fit it.
+  static absl::StatusOr<std::shared_ptr<const PreparedWeights>> Create(
+      const AdapterWeights& weights, const WeightStore& store,
+      std::shared_ptr<std::atomic<int64_t>> live_bytes);
+
+  ~PreparedWeights() override;
+  PreparedWeights(const PreparedWeights&) = delete;
+  PreparedWeights& operator=(const PreparedWeights&) = delete;
+
+  const std::string& sha256() const override { return sha256_; }
+  int64_t bytes() const override { return bytes_; }
+
+  // By parameter name ("unet.conv_in.weight").
+  const std::map<std::string, PreparedTarget>& targets() const {
+    return targets_;
+  }
+
+ private:
+  PreparedWeights() = default;
+
+  std::string sha256_;
+  std::map<std::string, PreparedTarget> targets_;
+  int64_t bytes_ = 0;
+  std::shared_ptr<std::atomic<int64_t>> live_bytes_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_ENGINE_WEIGHTS_PREPARED_WEIGHTS_H_

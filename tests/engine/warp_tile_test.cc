@@ -1,0 +1,505 @@
+#include "server/engine/cuda/warp_tile.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <list>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "server/engine/cuda/warp_factors.h"
+#include "server/engine/weights/kernels/packed_factors.h"
+#include "server/engine/weights/kernels/switch_tile.h"
+#include "tests/engine/host_warp.h"
+
+// The CUDA kernels' pass over a tile, compiled as C++ and run by a warp whose
+// lanes take turns, against the CPU's.
+
+namespace graft {
+namespace {
+
+constexpr WeightDtype kDtypes[] = {
+    WeightDtype::kFloat32, WeightDtype::kBFloat16, WeightDtype::kFloat16};
+
+uint32_t RoundTo(WeightDtype dtype, float value) {
+  switch (dtype) {
+    case WeightDtype::kFloat32:
+      return Float32Weight::Round(value);
+    case WeightDtype::kBFloat16:
+      return BFloat16Weight::Round(value);
+    case WeightDtype::kFloat16:
+      break;
+  }
+  return Float16Weight::Round(value);
+}
+
+// A term, in the forms that both passes read.
+struct TwinTerm {
+  DeltaTerm warp;
+  DeltaTerm cpu;
+};
+
+struct TwinTerms {
+  std::vector<DeltaTerm> warp;
+  std::vector<DeltaTerm> cpu;
+
+  void Add(const TwinTerm& term) {
+    warp.push_back(term.warp);
+    cpu.push_back(term.cpu);
+  }
+};
+
+// What a switch to one set left behind.
+struct WarpState {
+  std::vector<DeltaTerm> terms;
+  std::vector<TileRecord> records;
+  AlignedBytes log;
+};
+
+// A parameter with a random W0, its memory, and random changes of it.
+class WarpCase {
+ public:
+  WarpCase(WeightDtype dtype, int64_t rows, int64_t cols, double norm,
+           uint32_t seed = 1)
+      : dtype_(dtype),
+        grid_(rows, cols, kWarpTileRows, kWarpTileCols),
+        norm_(norm),
+        random_(seed),
+        live_(static_cast<size_t>(rows * cols) * WeightDtypeSize(dtype)) {
+    // Magnitudes from denormal to large, and both zeros.
+    Fill([this](int64_t i) {
+      const float value = normal_(random_);
+      if (i % 97 == 0) return i % 2 == 0 ? 0.0F : -0.0F;
+      if (i % 89 == 0) return std::ldexp(value, -140);
+      return i % 83 == 0 ? std::ldexp(value, -20) : value;
+    });
+  }
+
+  // W0 as real weights are.
+  void FillNormal() {
+    Fill([this](int64_t) { return normal_(random_); });
+  }
+
+  const TileGrid& grid() const { return grid_; }
+  uint64_t num_tiles() const {
+    return static_cast<uint64_t>(grid_.num_tiles());
+  }
+  uint8_t* live() const { return live_.data(); }
+  std::vector<uint8_t> weights() const { return Bytes(live_); }
+  const std::vector<uint8_t>& base() const { return base_; }
+
+  // W0 of which the product's D has `norm` times the size.
+  TwinTerm LowRank(FactorFormat format, int rank) {
+    TwinTerm term;
+    SetBoth(term, &DeltaTerm::coefficient,
+            static_cast<float>(norm_ / std::sqrt(rank)));
+    AddProduct(term, &DeltaTerm::first, format, rank);
+    return term;
+  }
+
+  TwinTerm Hadamard(FactorFormat format, int rank) {
+    TwinTerm term;
+    SetBoth(term, &DeltaTerm::kind, DeltaTerm::Kind::kHadamard);
+    SetBoth(term, &DeltaTerm::coefficient, static_cast<float>(norm_ / rank));
+    AddProduct(term, &DeltaTerm::first, format, rank);
+    AddProduct(term, &DeltaTerm::second, format, rank);
+    return term;
+  }
+
+  TwinTerm Kronecker() {
+    DeltaTerm term;
+    term.kind = DeltaTerm::Kind::kKronecker;
+    term.coefficient = static_cast<float>(norm_);
+    term.w2_rows = grid_.rows() % 2 == 0 ? grid_.rows() / 2 : grid_.rows();
+    term.w2_cols = grid_.cols() % 3 == 0 ? grid_.cols() / 3 : grid_.cols();
+    const auto floats = [this](int64_t count) {
+      return static_cast<const float*>(Elements(FactorFormat::kFloat32, count));
+    };
+    term.w1 =
+        floats(grid_.rows() / term.w2_rows * (grid_.cols() / term.w2_cols));
+    term.w2 = floats(term.w2_rows * term.w2_cols);
+    return {term, term};
+  }
+
+  TwinTerm Dense(FactorFormat format) {
+    DeltaTerm term;
+    term.kind = DeltaTerm::Kind::kDense;
+    term.coefficient = static_cast<float>(norm_);
+    term.dense = Elements(format, grid_.rows() * grid_.cols());
+    term.dense_format = format;
+    return {term, term};
+  }
+
+  // Of every kind, in every format that tensor cores take.
+  TwinTerms AllKinds() {
+    TwinTerms terms;
+    terms.Add(LowRank(FactorFormat::kBFloat16, 5));
+    terms.Add(LowRank(FactorFormat::kFloat16, 33));
+    terms.Add(Hadamard(FactorFormat::kFloat16, 2));
+    terms.Add(Kronecker());
+    terms.Add(Dense(FactorFormat::kFloat32));
+    terms.Add(Dense(FactorFormat::kBFloat16));
+    return terms;
+  }
+
+  // The parameter on its way; both states may be empty, and outlive the launch.
+  SwitchParameter Parameter(const WarpState* from, WarpState* to) {
+    SwitchParameter parameter;
+    parameter.rows = grid_.rows();
+    parameter.cols = grid_.cols();
+    parameter.dtype = dtype_;
+    parameter.live = live_.data();
+    table_.clear();
+    if (from != nullptr) {
+      table_ = from->terms;
+      parameter.num_old_terms = static_cast<uint32_t>(from->terms.size());
+      parameter.old_records = from->records.data();
+      launch_.old_log = from->log.data();
+    }
+    if (to != nullptr) {
+      parameter.new_terms = static_cast<uint32_t>(table_.size());
+      parameter.num_new_terms = static_cast<uint32_t>(to->terms.size());
+      table_.insert(table_.end(), to->terms.begin(), to->terms.end());
+      to->records.resize(num_tiles());
+      if (to->log.size() == 0) to->log = AlignedBytes(num_tiles() * 8192);
+      parameter.new_records = to->records.data();
+      launch_.new_log = to->log.data();
+      launch_.new_log_capacity = to->log.size();
+    }
+    return parameter;
+  }
+
+  // Runs all tiles; returns what became of each.
+  std::vector<TileState> Run(const SwitchParameter& parameter,
+                             uint64_t capacity = UINT64_MAX) {
+    std::vector<TileState> states(num_tiles());
+    summary_ = {};
+    SwitchLaunch launch = launch_;
+    launch.parameters = &parameter;
+    launch.num_parameters = 1;
+    launch.terms = table_.data();
+    launch.num_tiles = num_tiles();
+    launch.states = states.data();
+    launch.new_log_capacity = std::min(capacity, launch.new_log_capacity);
+    launch.summary = &summary_;
+    for (uint64_t tile = 0; tile < num_tiles(); ++tile) RunTile(launch, tile);
+    return states;
+  }
+
+  // As Run(), and all tiles must be done.
+  void Switch(const WarpState* from, WarpState* to,
+              std::vector<uint64_t>* checksums = nullptr) {
+    SwitchParameter parameter = Parameter(from, to);
+    if (checksums != nullptr) parameter.checksums = checksums->data();
+    for (const TileState state : Run(parameter)) {
+      ASSERT_EQ(state, TileState::kDone);
+    }
+  }
+
+  std::vector<uint64_t> Checksums() {
+    std::vector<uint64_t> sums(num_tiles());
+    SwitchParameter parameter = Parameter(nullptr, nullptr);
+    parameter.sums = sums.data();
+    Run(parameter);
+    return sums;
+  }
+
+  const SwitchSummary& summary() const { return summary_; }
+
+  // What the portable CPU code makes of these weights, and its checksums of
+  // their W0.
+  std::vector<uint8_t> MergeOnCpu(DeltaTerms terms,
+                                  std::vector<uint64_t>& checksums) {
+    const std::vector<uint8_t> before = weights();
+    TileScratch scratch(64, 8);
+    for (int64_t i = 0; i < grid_.num_tiles(); ++i) {
+      TileJob job;
+      job.live = live_.data();
+      job.cols = grid_.cols();
+      job.range = grid_.tile(i);
+      job.new_terms = terms;
+      checksums.push_back(
+          RunnableSwitchKernels().front()->For(dtype_)(job, scratch));
+    }
+    const std::vector<uint8_t> merged = weights();
+    std::memcpy(live_.data(), before.data(), before.size());
+    return merged;
+  }
+
+ private:
+  template <class F>
+  void Fill(F value_of) {
+    const size_t size = WeightDtypeSize(dtype_);
+    for (int64_t i = 0; i < grid_.rows() * grid_.cols(); ++i) {
+      const uint32_t bits = RoundTo(dtype_, value_of(i));
+      std::memcpy(live_.data() + static_cast<size_t>(i) * size, &bits, size);
+    }
+    base_ = Bytes(live_);
+  }
+
+  static std::vector<uint8_t> Bytes(const AlignedBytes& bytes) {
+    return {bytes.data(), bytes.data() + bytes.size()};
+  }
+
+  template <class T>
+  static void SetBoth(TwinTerm& term, T DeltaTerm::*member, T value) {
+    term.warp.*member = term.cpu.*member = value;
+  }
+
+  void AddProduct(TwinTerm& term, LowRankFactors DeltaTerm::*side,
+                  FactorFormat format, int rank) {
+    const MatrixView up{format, Elements(format, grid_.rows() * rank),
+                        grid_.rows(), rank};
+    const MatrixView down{format, Elements(format, rank * grid_.cols()), rank,
+                          grid_.cols()};
+    packed_.emplace_back(up, down, /*bfloat16_pairs=*/false);
+    term.cpu.*side = packed_.back().factors();
+    const WarpFactors factors(up, down, dtype_ == WeightDtype::kFloat32);
+    term.warp.*side = {factors.format, factors.rank, Keep(factors.up),
+                       Keep(factors.down)};
+  }
+
+  const void* Keep(const std::vector<uint16_t>& elements) {
+    AlignedBytes& bytes =
+        memory_.emplace_back(elements.size() * sizeof(uint16_t));
+    std::memcpy(bytes.data(), elements.data(), bytes.size());
+    return bytes.data();
+  }
+
+  const void* Elements(FactorFormat format, int64_t count) {
+    const size_t size = format == FactorFormat::kFloat32 ? 4 : 2;
+    AlignedBytes& bytes =
+        memory_.emplace_back(static_cast<size_t>(count) * size);
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = normal_(random_);
+      const uint32_t bits = format == FactorFormat::kFloat32 ? FloatBits(value)
+                            : format == FactorFormat::kFloat16
+                                ? Float16Weight::Round(value)
+                                : BFloat16Weight::Round(value);
+      std::memcpy(bytes.data() + static_cast<size_t>(i) * size, &bits, size);
+    }
+    return bytes.data();
+  }
+
+  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
+    switch (dtype_) {
+      case WeightDtype::kFloat32:
+        RunTile<Float32Weight>(launch, tile);
+        break;
+      case WeightDtype::kBFloat16:
+        RunTile<BFloat16Weight>(launch, tile);
+        break;
+      case WeightDtype::kFloat16:
+        RunTile<Float16Weight>(launch, tile);
+        break;
+    }
+  }
+
+  template <class Weight>
+  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
+    // What the last warp left in shared memory must not matter.
+    auto scratch = std::make_unique<WarpScratch<typename Weight::Bits>>();
+    std::memset(scratch.get(), 0xa5, sizeof(*scratch));
+    RunWarpTile<HostWarp, Weight>(launch, dtype_, tile, *scratch);
+  }
+
+  const WeightDtype dtype_;
+  const TileGrid grid_;
+  const double norm_;
+  std::mt19937 random_;
+  std::normal_distribution<float> normal_;
+  AlignedBytes live_;
+  std::vector<uint8_t> base_;
+  std::list<AlignedBytes> memory_;
+  std::list<PackedFactors> packed_;
+  std::vector<DeltaTerm> table_;
+  SwitchLaunch launch_;
+  SwitchSummary summary_;
+};
+
+// Sizes with whole steps, with edges of every sort, and with several tiles.
+struct Size {
+  int64_t rows;
+  int64_t cols;
+};
+constexpr Size kSizes[] = {{16, 32}, {1, 1},   {1, 70},   {3, 31},
+                           {9, 33},  {40, 36}, {64, 128}, {129, 200}};
+
+TEST(WarpTileTest, SameBitsAndChecksumsAsOnTheCpu) {
+  for (const WeightDtype dtype : kDtypes) {
+    for (const Size& size : kSizes) {
+      WarpCase weights(dtype, size.rows, size.cols, 0.1);
+      const TwinTerms terms = weights.AllKinds();
+      std::vector<uint64_t> checksums;
+      const std::vector<uint8_t> expected =
+          weights.MergeOnCpu(terms.cpu, checksums);
+      EXPECT_EQ(weights.Checksums(), checksums)
+          << size.rows << "x" << size.cols;
+      WarpState merged{terms.warp, {}, {}};
+      weights.Switch(nullptr, &merged, &checksums);
+      ASSERT_EQ(weights.weights(), expected) << size.rows << "x" << size.cols;
+    }
+  }
+}
+
+// Promise 1 in the small: from the base to a set, to another, and back.
+TEST(WarpTileTest, RestoresEveryBit) {
+  for (const WeightDtype dtype : kDtypes) {
+    for (const Size& size : kSizes) {
+      for (const double norm : {0.003, 0.1, 3.0, 1e4}) {
+        WarpCase weights(dtype, size.rows, size.cols, norm);
+        TwinTerms low_rank;
+        low_rank.Add(weights.LowRank(FactorFormat::kFloat32, 4));
+        const TwinTerms all = weights.AllKinds();
+        std::vector<uint64_t> checksums = weights.Checksums();
+        WarpState first{low_rank.warp, {}, {}}, second{all.warp, {}, {}};
+        WarpState again{low_rank.warp, {}, {}};
+        weights.Switch(nullptr, &first, &checksums);
+        const std::vector<uint8_t> merged = weights.weights();
+        EXPECT_NE(merged, weights.base());
+        weights.Switch(&first, &second, &checksums);
+        weights.Switch(&second, &again, &checksums);
+        EXPECT_EQ(weights.weights(), merged);
+        weights.Switch(&again, nullptr, &checksums);
+        ASSERT_EQ(weights.weights(), weights.base())
+            << "dtype " << static_cast<int>(dtype) << " " << size.rows << "x"
+            << size.cols << " norm " << norm;
+      }
+    }
+  }
+}
+
+TEST(WarpTileTest, KeepsWhatACodeCannotSay) {
+  for (const WeightDtype dtype : kDtypes) {
+    // So large that nothing of W0 is left: more exceptions than a log holds.
+    WarpCase weights(dtype, 64, 64, 1e4);
+    TwinTerms terms;
+    terms.Add(weights.Dense(FactorFormat::kFloat32));
+    WarpState merged{terms.warp, {}, {}};
+    weights.Switch(nullptr, &merged);
+    for (const TileRecord& record : merged.records) {
+      EXPECT_EQ(record.kind, TileRecord::Kind::kRaw);
+    }
+    weights.Switch(&merged, nullptr);
+    EXPECT_EQ(weights.weights(), weights.base());
+  }
+}
+
+TEST(WarpTileTest, RestoresWhatIsNotFinite) {
+  WarpCase weights(WeightDtype::kBFloat16, 20, 40, 0.1);
+  const uint16_t odd[] = {0x7f80, 0xff80, 0x7fc0, 0x7f81, 0xffff, 0x7f7f};
+  std::memcpy(weights.live() + 64, odd, sizeof(odd));
+  const std::vector<uint8_t> before = weights.weights();
+  TwinTerms terms;
+  terms.Add(weights.LowRank(FactorFormat::kBFloat16, 3));
+  WarpState merged{terms.warp, {}, {}};
+  weights.Switch(nullptr, &merged);
+  weights.Switch(&merged, nullptr);
+  EXPECT_EQ(weights.weights(), before);
+}
+
+TEST(WarpTileTest, LogIsSmall) {
+  for (const WeightDtype dtype : kDtypes) {
+    WarpCase weights(dtype, 256, 256, 0.1);
+    weights.FillNormal();
+    TwinTerms terms;
+    terms.Add(weights.LowRank(FactorFormat::kBFloat16, 16));
+    WarpState merged{terms.warp, {}, {}};
+    weights.Switch(nullptr, &merged);
+    EXPECT_LT(static_cast<double>(weights.summary().log_bytes),
+              0.05 * static_cast<double>(weights.base().size()));
+  }
+}
+
+TEST(WarpTileTest, ATileWhoseLogDoesNotFitIsAsItWas) {
+  WarpCase weights(WeightDtype::kFloat16, 96, 128, 0.1);
+  TwinTerms terms;
+  terms.Add(weights.LowRank(FactorFormat::kFloat16, 8));
+  WarpState whole{terms.warp, {}, {}};
+  weights.Switch(nullptr, &whole);
+  const std::vector<uint8_t> merged = weights.weights();
+  const uint64_t bytes = weights.summary().log_bytes;
+  weights.Switch(&whole, nullptr);
+
+  WarpState part{terms.warp, {}, {}};
+  const std::vector<TileState> states =
+      weights.Run(weights.Parameter(nullptr, &part), bytes / 2);
+  EXPECT_EQ(weights.summary().log_bytes, bytes);
+  EXPECT_GE(weights.summary().missing_bytes, bytes / 2);
+  const std::vector<uint8_t> now = weights.weights();
+  int without_room = 0;
+  for (int64_t i = 0; i < weights.grid().num_tiles(); ++i) {
+    const TileRange tile = weights.grid().tile(i);
+    const bool done = states[static_cast<size_t>(i)] == TileState::kDone;
+    if (!done) {
+      EXPECT_EQ(states[static_cast<size_t>(i)], TileState::kNoRoom);
+      ++without_room;
+    }
+    const std::vector<uint8_t>& expected = done ? merged : weights.base();
+    for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
+      const auto at =
+          static_cast<size_t>(row * weights.grid().cols() + tile.col) * 2;
+      EXPECT_EQ(std::memcmp(now.data() + at, expected.data() + at,
+                            static_cast<size_t>(tile.cols) * 2),
+                0);
+    }
+  }
+  EXPECT_GT(without_room, 0);
+  EXPECT_LT(without_room, static_cast<int>(states.size()));
+}
+
+TEST(WarpTileTest, ATileThatDriftedIsAsItWas) {
+  WarpCase weights(WeightDtype::kBFloat16, 64, 64, 0.1);
+  std::vector<uint64_t> checksums = weights.Checksums();
+  TwinTerms terms;
+  terms.Add(weights.LowRank(FactorFormat::kBFloat16, 8));
+  WarpState merged{terms.warp, {}, {}};
+  weights.live()[100] ^= 4;
+  const std::vector<uint8_t> before = weights.weights();
+  SwitchParameter parameter = weights.Parameter(nullptr, &merged);
+  parameter.checksums = checksums.data();
+  const std::vector<TileState> states = weights.Run(parameter);
+  EXPECT_EQ(states[0], TileState::kDrifted);
+  EXPECT_EQ(states[1], TileState::kDone);
+  EXPECT_EQ(weights.summary().num_drifted, 1u);
+  const std::vector<uint8_t> after = weights.weights();
+  EXPECT_TRUE(
+      std::equal(before.begin(), before.begin() + 32 * 64 * 2, after.begin()));
+}
+
+TEST(WarpTileTest, ExtractsAndCopies) {
+  WarpCase weights(WeightDtype::kFloat16, 50, 72, 0.1);
+  TwinTerms terms;
+  terms.Add(weights.Hadamard(FactorFormat::kFloat16, 4));
+  WarpState state{terms.warp, {}, {}};
+  weights.Switch(nullptr, &state);
+  const std::vector<uint8_t> merged = weights.weights();
+
+  AlignedBytes w0(merged.size());
+  SwitchParameter extract = weights.Parameter(&state, nullptr);
+  extract.extract = w0.data();
+  weights.Run(extract);
+  EXPECT_EQ(weights.weights(), merged);
+  EXPECT_EQ(std::memcmp(w0.data(), weights.base().data(), merged.size()), 0);
+
+  // From a copy of W0, whatever is live.
+  SwitchParameter copied = weights.Parameter(&state, nullptr);
+  copied.old_records = nullptr;
+  copied.pristine = w0.data();
+  std::memset(weights.live(), 0x11, merged.size());
+  weights.Run(copied);
+  EXPECT_EQ(weights.weights(), weights.base());
+
+  SwitchParameter ready = weights.Parameter(nullptr, nullptr);
+  AlignedBytes aligned(merged.size());
+  std::memcpy(aligned.data(), merged.data(), merged.size());
+  ready.merged = aligned.data();
+  weights.Run(ready);
+  EXPECT_EQ(weights.weights(), merged);
+}
+
+}  // namespace
+}  // namespace graft
