@@ -17,21 +17,29 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr absl::string_view kEntry = "lora_adapter_metadata";
+constexpr absl::string_view kPeftFile = "adapter_config.json";
 constexpr int kMaxDepth = 4;
+constexpr int kMaxPeftDepth = 16;  // members that are not read may be anything
 constexpr size_t kMaxPatterns = 4096;
 constexpr int64_t kMaxExpressionMemory = int64_t{1} << 16;
 
 absl::Status Malformed(absl::string_view problem) {
-  return Error(ErrorReason::kAdapterCorrupt,
-               absl::StrCat("metadata \"", kEntry, "\": ", problem,
-                            "; save the adapter again"));
+  return Error(
+      ErrorReason::kAdapterCorrupt,
+      absl::StrCat("its configuration (\"", kEntry, "\" or ", kPeftFile,
+                   "): ", problem, "; save the adapter again"));
 }
 
-absl::StatusOr<Json> ParseObject(absl::string_view text) {
+absl::Status Unsupported(absl::string_view problem) {
+  return Error(ErrorReason::kAdapterKindUnsupported,
+               absl::StrCat(kPeftFile, ": ", problem));
+}
+
+absl::StatusOr<Json> ParseObject(absl::string_view text, int max_depth) {
   bool too_deep = false;
   const Json::parser_callback_t check_depth =
-      [&too_deep](int depth, Json::parse_event_t, Json&) {
-        too_deep |= depth > kMaxDepth;
+      [&too_deep, max_depth](int depth, Json::parse_event_t, Json&) {
+        too_deep |= depth > max_depth;
         return !too_deep;
       };
   const Json json = Json::parse(text.begin(), text.end(), check_depth,
@@ -65,36 +73,108 @@ std::pair<std::string, absl::string_view> SplitKey(absl::string_view key) {
   return {std::string(key.substr(0, dot)), key.substr(dot + 1)};
 }
 
+// True for a member that is absent, null or empty: what PEFT writes for "no".
+bool IsUnset(const Json& json, const char* name) {
+  const auto member = json.find(name);
+  return member == json.end() || member->is_null() || member->empty();
+}
+
+absl::StatusOr<bool> ToSwitch(absl::string_view name, const Json& value) {
+  if (value.is_null()) return false;
+  if (value.is_boolean()) return value.get<bool>();
+  return Malformed(
+      absl::StrCat("\"", EscapeUntrusted(name), "\" is no boolean"));
+}
+
+// Whatever else a folder asks for would be missing from the result.
+absl::Status CheckPeftKind(const Json& json) {
+  const std::string type = json.value("peft_type", Json()).is_string()
+                               ? json["peft_type"].get<std::string>()
+                               : "";
+  if (type.empty()) return Malformed("\"peft_type\" is missing");
+  if (type != "LORA") {
+    return Unsupported(absl::StrCat("adapters of PEFT's type \"",
+                                    EscapeUntrusted(type),
+                                    "\" are not supported; save it as LORA"));
+  }
+  GRAFT_ASSIGN_OR_RETURN(
+      const bool transposed,
+      ToSwitch("fan_in_fan_out", json.value("fan_in_fan_out", Json())));
+  if (transposed) {
+    return Unsupported("\"fan_in_fan_out\" is not supported");
+  }
+  if (json.value("bias", Json("none")) != "none") {
+    return Unsupported(
+        "trained biases are not supported; \"bias\" must be "
+        "\"none\"");
+  }
+  if (!IsUnset(json, "modules_to_save")) {
+    return Unsupported("\"modules_to_save\" is not supported");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status AdapterConfig::ReadEntry(absl::string_view name, const Json& value,
+                                      Component& component) {
+  if (name == "lora_alpha") {
+    GRAFT_ASSIGN_OR_RETURN(component.alpha, ToAlpha(name, value));
+  } else if (name == "use_rslora") {
+    GRAFT_ASSIGN_OR_RETURN(component.rank_stabilised, ToSwitch(name, value));
+  } else if (name == "use_dora") {
+    GRAFT_ASSIGN_OR_RETURN(component.uses_dora, ToSwitch(name, value));
+  } else if (name == "lora_bias") {
+    GRAFT_ASSIGN_OR_RETURN(component.uses_bias, ToSwitch(name, value));
+  } else if (name == "alpha_pattern" && !value.is_null()) {
+    return ReadPatterns(value, component);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AdapterConfig::ReadPatterns(const Json& value,
+                                         Component& component) {
+  if (!value.is_object() || value.size() > kMaxPatterns) {
+    return Malformed("\"alpha_pattern\" is no object of usual size");
+  }
+  for (const auto& [pattern, alpha] : value.items()) {
+    Pattern compiled{Compile(pattern)};
+    if (!compiled.expression->ok()) {
+      return Malformed(absl::StrCat("\"", EscapeUntrusted(pattern),
+                                    "\" is no regular expression"));
+    }
+    GRAFT_ASSIGN_OR_RETURN(compiled.alpha, ToAlpha(pattern, alpha));
+    component.alpha_patterns.push_back(std::move(compiled));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AdapterConfig> AdapterConfig::ParsePeft(absl::string_view text) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, ParseObject(text, kMaxPeftDepth));
+  GRAFT_RETURN_IF_ERROR(CheckPeftKind(json));
+  AdapterConfig config;
+  // Without it the strength would be a guess.
+  if (json.find("lora_alpha") == json.end()) {
+    return Malformed("\"lora_alpha\" is missing");
+  }
+  Component& component = config.components_[""];
+  for (const auto& [name, value] : json.items()) {
+    GRAFT_RETURN_IF_ERROR(ReadEntry(name, value, component));
+  }
+  return config;
+}
 
 absl::StatusOr<AdapterConfig> AdapterConfig::Parse(
     const std::map<std::string, std::string>& metadata) {
   AdapterConfig config;
   const auto entry = metadata.find(std::string(kEntry));
   if (entry == metadata.end()) return config;
-  GRAFT_ASSIGN_OR_RETURN(const Json json, ParseObject(entry->second));
+  GRAFT_ASSIGN_OR_RETURN(const Json json,
+                         ParseObject(entry->second, kMaxDepth));
   for (const auto& [key, value] : json.items()) {
-    const auto [component_name, name] = SplitKey(key);
-    Component& component = config.components_[component_name];
-    if (name == "lora_alpha") {
-      GRAFT_ASSIGN_OR_RETURN(component.alpha, ToAlpha(key, value));
-    } else if (name == "use_rslora") {
-      if (!value.is_boolean()) return Malformed("\"use_rslora\" is no boolean");
-      component.rank_stabilised = value.get<bool>();
-    } else if (name == "alpha_pattern" && !value.is_null()) {
-      if (!value.is_object() || value.size() > kMaxPatterns) {
-        return Malformed("\"alpha_pattern\" is no object of usual size");
-      }
-      for (const auto& [pattern, alpha] : value.items()) {
-        Pattern compiled{Compile(pattern)};
-        if (!compiled.expression->ok()) {
-          return Malformed(absl::StrCat("\"", EscapeUntrusted(pattern),
-                                        "\" is no regular expression"));
-        }
-        GRAFT_ASSIGN_OR_RETURN(compiled.alpha, ToAlpha(pattern, alpha));
-        component.alpha_patterns.push_back(std::move(compiled));
-      }
-    }
+    const auto [component, name] = SplitKey(key);
+    GRAFT_RETURN_IF_ERROR(
+        ReadEntry(name, value, config.components_[component]));
   }
   return config;
 }
@@ -115,6 +195,18 @@ std::optional<double> AdapterConfig::Scale(absl::string_view module,
   }
   if (!alpha.has_value() || *alpha == 0) return std::nullopt;
   return *alpha / (component->rank_stabilised ? std::sqrt(rank) : rank);
+}
+
+bool AdapterConfig::UsesDora(absl::string_view module) const {
+  absl::string_view path;
+  const Component* const component = Find(module, path);
+  return component != nullptr && component->uses_dora;
+}
+
+bool AdapterConfig::UsesBias(absl::string_view module) const {
+  absl::string_view path;
+  const Component* const component = Find(module, path);
+  return component != nullptr && component->uses_bias;
 }
 
 const AdapterConfig::Component* AdapterConfig::Find(

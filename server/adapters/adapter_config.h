@@ -7,16 +7,18 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "nlohmann/json_fwd.hpp"
 #include "re2/re2.h"
 
 namespace graft {
 
-// The LoRA configuration that diffusers stores beside the tensors, in the
-// metadata entry "lora_adapter_metadata": one flat JSON object whose keys carry
-// the component, as in "unet.lora_alpha". Files of a bare model have keys
-// without one. Immutable, thread-safe.
+// The LoRA configuration that PEFT stores in a file of its own, or diffusers
+// beside the tensors, in the metadata entry "lora_adapter_metadata": one flat
+// JSON object whose keys carry the component, as in "unet.lora_alpha". Files of
+// a bare model have keys without one. Immutable, thread-safe.
 class AdapterConfig {
  public:
   // The configuration in `metadata`; an empty one where there is none.
@@ -24,6 +26,16 @@ class AdapterConfig {
   // go unnoticed.
   static absl::StatusOr<AdapterConfig> Parse(
       const std::map<std::string, std::string>& metadata);
+
+  // The same from the text of a PEFT folder's adapter_config.json, which holds
+  // for all modules. ADAPTER_KIND_UNSUPPORTED, with its name, for anything but
+  // a LoRA whose tensors are all that it consists of; ADAPTER_CORRUPT as above.
+  static absl::StatusOr<AdapterConfig> ParsePeft(absl::string_view text);
+
+  // True if the LoRA of a module, by its canonical name, is a DoRA, and if it
+  // has a bias: such a module must have the tensors that go with it.
+  bool UsesDora(absl::string_view module) const;
+  bool UsesBias(absl::string_view module) const;
 
   // alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA
   // (arXiv:2312.03732), of a module by its canonical name; nullopt if the
@@ -39,7 +51,17 @@ class AdapterConfig {
     std::optional<double> alpha;
     std::vector<Pattern> alpha_patterns;  // the first that matches counts
     bool rank_stabilised = false;
+    bool uses_dora = false;
+    bool uses_bias = false;
   };
+
+  // Puts one member of a configuration into `component`; those that say nothing
+  // about the result are skipped.
+  static absl::Status ReadEntry(absl::string_view name,
+                                const nlohmann::ordered_json& value,
+                                Component& component);
+  static absl::Status ReadPatterns(const nlohmann::ordered_json& value,
+                                   Component& component);
 
   // The configuration for `module`; null if there is none. `path` becomes its
   // path inside the component.

@@ -2,16 +2,21 @@
 
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "server/adapters/adapter_registry.h"
+#include "server/common/status_macros.h"
 
 namespace graft {
 
 AdapterHandle::AdapterHandle(std::shared_ptr<AdapterRegistry> registry,
-                             int64_t id, std::string name,
+                             int64_t id, int64_t use, std::string name,
+                             AdapterContentPtr content,
                              PreparedAdapterPtr prepared)
     : registry_(std::move(registry)),
       id_(id),
+      use_(use),
       name_(std::move(name)),
+      content_(std::move(content)),
       prepared_(std::move(prepared)) {}
 
 AdapterHandle::~AdapterHandle() { Release(); }
@@ -21,19 +26,32 @@ AdapterHandle& AdapterHandle::operator=(AdapterHandle&& other) noexcept {
     Release();
     registry_ = std::move(other.registry_);
     id_ = other.id_;
+    use_ = other.use_;
     name_ = std::move(other.name_);
+    content_ = std::move(other.content_);
     prepared_ = std::move(other.prepared_);
   }
   return *this;
 }
 
+absl::Status AdapterHandle::MakeResident() {
+  if (resident()) return absl::OkStatus();
+  GRAFT_ASSIGN_OR_RETURN(prepared_, registry_->cache().MakeResident(content_));
+  return absl::OkStatus();
+}
+
+void AdapterHandle::OnForcedUnload(std::function<void()> cancel) {
+  registry_->OnForcedUnload(name_, id_, use_, std::move(cancel));
+}
+
 void AdapterHandle::Release() {
-  if (prepared_ == nullptr) return;
-  // The reference first: once the registry knows, the unload goes on and tells
+  if (content_ == nullptr) return;
+  // The references first: once the registry knows, the unload goes on and tells
   // its caller that nobody here holds the memory.
   prepared_.reset();
+  content_.reset();
   const std::shared_ptr<AdapterRegistry> registry = std::move(registry_);
-  registry->Release(name_, id_);
+  registry->Release(name_, id_, use_);
 }
 
 }  // namespace graft

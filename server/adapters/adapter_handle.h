@@ -2,9 +2,12 @@
 #define GRAFT_SERVER_ADAPTERS_ADAPTER_HANDLE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
+#include "server/adapters/adapter_cache.h"
 #include "server/engine/engine.h"
 
 namespace graft {
@@ -26,24 +29,42 @@ class AdapterHandle {
   AdapterHandle& operator=(AdapterHandle&& other) noexcept;
 
   // False for a handle that pins nothing.
-  explicit operator bool() const { return prepared_ != nullptr; }
+  explicit operator bool() const { return content_ != nullptr; }
 
-  // REQUIRES for all three: the handle is not empty.
+  // REQUIRES for all that follow: the handle is not empty.
   const std::string& name() const { return name_; }
-  const std::string& sha256() const { return prepared_->sha256(); }
+  const std::string& sha256() const { return content_->weights.sha256; }
+
+  // True if the adapter is prepared on the device, where it then stays as long
+  // as the handle.
+  bool resident() const { return prepared_ != nullptr; }
+
+  // Prepares it if need be. Blocks: call it on an executor. Errors as
+  // AdapterCache::MakeResident.
+  absl::Status MakeResident();
+
+  // REQUIRES: resident().
   const PreparedAdapterPtr& prepared() const { return prepared_; }
+
+  // Calls `cancel` once if somebody unloads the adapter by force, or has done
+  // so already: the user should drop the handle soon. On any thread, without a
+  // lock, perhaps while the handle is being dropped.
+  void OnForcedUnload(std::function<void()> cancel);
 
  private:
   friend class AdapterRegistry;
   AdapterHandle(std::shared_ptr<AdapterRegistry> registry, int64_t id,
-                std::string name, PreparedAdapterPtr prepared);
+                int64_t use, std::string name, AdapterContentPtr content,
+                PreparedAdapterPtr prepared);
 
   // Unpins; the handle is empty afterwards.
   void Release();
 
   std::shared_ptr<AdapterRegistry> registry_;
-  int64_t id_ = 0;  // the registry's
+  int64_t id_ = 0;   // of the adapter in the registry
+  int64_t use_ = 0;  // of this handle there
   std::string name_;
+  AdapterContentPtr content_;
   PreparedAdapterPtr prepared_;
 };
 

@@ -19,6 +19,7 @@ bool IsIdCharacter(char c) {
 }
 
 absl::string_view FileStem(absl::string_view path) {
+  path = absl::StripSuffix(path, "/");  // of a folder
   const size_t slash = path.rfind('/');
   if (slash != absl::string_view::npos) path.remove_prefix(slash + 1);
   return absl::StripSuffix(path, ".safetensors");
@@ -55,7 +56,7 @@ absl::StatusOr<std::string> ChooseAdapterId(absl::string_view name,
   return InvalidField(
       "name",
       absl::StrCat("\"", EscapeUntrusted(wanted), "\"",
-                   name.empty() ? ", the file's stem," : "",
+                   name.empty() ? ", the name of the file or folder," : "",
                    " is no valid name (", kRule, "); use for example \"",
                    SuggestAdapterId(wanted), "\""));
 }

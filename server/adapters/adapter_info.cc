@@ -35,4 +35,16 @@ absl::string_view AdapterStateName(AdapterState state) {
   return "unknown";
 }
 
+absl::string_view AdapterResidencyName(AdapterResidency residency) {
+  switch (residency) {
+    case AdapterResidency::kDisk:
+      return "disk";
+    case AdapterResidency::kHost:
+      return "host";
+    case AdapterResidency::kDevice:
+      return "device";
+  }
+  return "unknown";
+}
+
 }  // namespace graft

@@ -24,8 +24,11 @@ struct KeyReport {
 
 // What the content of a file is, whatever its name.
 struct AdapterReport {
-  std::string format;                   // "kohya", "diffusers", "peft", "mixed"
-  std::vector<std::string> algorithms;  // "lora", "locon"; sorted
+  std::string format;  // "kohya", "diffusers", "peft", "mixed"
+  // "diff", "dora" (beside what it is built on), "glora", "ia3", "locon",
+  // "loha", "lokr", "lora", "norm", "oft", "boft"; sorted. "locon" stands for a
+  // LoRA of which any module is a k x k convolution, linear ones included.
+  std::vector<std::string> algorithms;
   int max_rank = 0;
   int unet_targets = 0;          // modules changed
   int text_encoder_targets = 0;  // modules changed
@@ -64,6 +67,16 @@ std::optional<AdapterState> NextAdapterState(AdapterState state,
 // "loading", "active", "unloading", "gone".
 absl::string_view AdapterStateName(AdapterState state);
 
+// Where an adapter's weights are.
+enum class AdapterResidency {
+  kDisk,    // in its file alone, which is being read
+  kHost,    // in host memory too
+  kDevice,  // and prepared on the device: a request can run with it at once
+};
+
+// "disk", "host", "device".
+absl::string_view AdapterResidencyName(AdapterResidency residency);
+
 // One adapter as the store knows it at one moment. While it loads, only name,
 // state and path are set.
 struct AdapterInfo {
@@ -72,7 +85,11 @@ struct AdapterInfo {
   std::string path;    // relative to the adapter directory, as it was asked for
   std::string sha256;  // of the file; serves as the etag too
   int64_t size_bytes = 0;    // of the file
-  int64_t device_bytes = 0;  // of the prepared adapter
+  int64_t host_bytes = 0;    // of its weights in host memory
+  int64_t device_bytes = 0;  // of the prepared adapter, also when it is dropped
+  AdapterResidency residency = AdapterResidency::kDisk;
+  bool pinned = false;      // AdapterStore::SetPinned
+  bool autoloaded = false;  // by a request that named it, by nobody since
   AdapterReport report;
   absl::Time load_time = absl::InfinitePast();
   absl::Time last_use_time = absl::InfinitePast();  // InfinitePast: never used

@@ -1,6 +1,7 @@
 #include "server/adapters/adapter_parser.h"
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -10,8 +11,8 @@
 #include "server/adapters/adapter_config.h"
 #include "server/adapters/adapter_metadata.h"
 #include "server/adapters/key_groups.h"
-#include "server/adapters/lora_target.h"
 #include "server/adapters/origin_guess.h"
+#include "server/adapters/target_builder.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
 
@@ -52,6 +53,31 @@ std::string Describe(const OriginGuess& guess, const SafetensorsFile& file) {
   return text;
 }
 
+// "this adapter was made for SDXL; this server serves SD 1.x; ", if the guess
+// says so.
+std::string MadeFor(const OriginGuess& guess, const ModuleTable& modules) {
+  if (guess.made_for.empty()) return "";
+  return absl::StrCat("this adapter was made for ", guess.made_for,
+                      "; this server serves ", BaseFamilyName(modules.family),
+                      ": ");
+}
+
+// The file's configuration, from where there is one.
+absl::StatusOr<AdapterConfig> ReadConfig(
+    const SafetensorsFile& file, const AdapterParser::Options& options) {
+  if (options.peft_config.has_value()) {
+    return AdapterConfig::ParsePeft(*options.peft_config);
+  }
+  return AdapterConfig::Parse(file.metadata());
+}
+
+// What can be left out of a partial load.
+bool DoesNotFit(const absl::Status& status) {
+  const auto reason = GetErrorReason(status);
+  return reason == ErrorReason::kAdapterBaseMismatch ||
+         reason == ErrorReason::kAdapterKindUnsupported;
+}
+
 // One parsing of one file.
 class Parsing {
  public:
@@ -66,14 +92,15 @@ class Parsing {
   // Keys that fit no module end the parsing, unless the caller allows it.
   absl::Status CheckMatched() const;
 
-  absl::Status AddTarget(const KeyGroup& group, const AdapterConfig& config);
+  absl::Status AddGroup(const KeyGroup& group, const AdapterConfig& config);
 
-  // Adds all groups. Those whose shapes do not fit end the parsing or, if the
-  // caller allows it, are left out.
+  // Adds all groups. Those that do not fit end the parsing or, if the caller
+  // allows it, are left out.
   absl::Status AddTargets(const AdapterConfig& config);
 
-  // The error about a shape that does not fit, with a guess at the reason.
-  absl::Status Mismatch(const absl::Status& status) const;
+  // The error about a group that does not fit, with a guess at the reason if it
+  // is made for another base.
+  absl::Status Explain(const absl::Status& status) const;
 
   // Fills what is known when all targets are there.
   void WriteReport();
@@ -86,16 +113,16 @@ class Parsing {
 
   GroupedKeys keys_;
   ParsedAdapter parsed_;
-  bool has_large_kernel_ = false;
+  std::set<std::string> algorithms_;
   int zero_alphas_ = 0;
-  int without_effect_ = 0;
+  bool has_effect_ = false;
 };
 
 absl::StatusOr<ParsedAdapter> Parsing::Run(const KeyNames& names,
                                            absl::string_view sha256) {
   GRAFT_ASSIGN_OR_RETURN(const AdapterConfig config,
-                         AdapterConfig::Parse(file_.metadata()));
-  GRAFT_ASSIGN_OR_RETURN(keys_, GroupKeys(file_, names));
+                         ReadConfig(file_, options_));
+  GRAFT_ASSIGN_OR_RETURN(keys_, GroupKeys(file_, names, options_.component));
   GRAFT_RETURN_IF_ERROR(CheckMatched());
   GRAFT_RETURN_IF_ERROR(AddTargets(config));
   parsed_.weights.sha256 = std::string(sha256);
@@ -120,9 +147,9 @@ absl::Status Parsing::CheckMatched() const {
   const OriginGuess guess = GuessOrigin(file_, modules_);
   const std::string first =
       absl::StrJoin(FirstKeys(keys_.unmatched, kMaxKeysInMessage), ", ");
-  return Error(guess.other_base ? ErrorReason::kAdapterBaseMismatch
-                                : ErrorReason::kAdapterKeysUnmatched,
-               absl::StrCat(unmatched, " of ", total,
+  return Error(guess.made_for.empty() ? ErrorReason::kAdapterKeysUnmatched
+                                      : ErrorReason::kAdapterBaseMismatch,
+               absl::StrCat(MadeFor(guess, modules_), unmatched, " of ", total,
                             " keys fit no module of this base (",
                             BaseFamilyName(modules_.family),
                             "), first: ", first, Describe(guess, file_),
@@ -130,58 +157,65 @@ absl::Status Parsing::CheckMatched() const {
                {{"unmatched", unmatched},
                 {"total", total},
                 {"first_keys", first},
-                {"looks_like", guess.what}});
+                {"looks_like", guess.what},
+                {"made_for", guess.made_for}});
 }
 
-absl::Status Parsing::AddTarget(const KeyGroup& group,
-                                const AdapterConfig& config) {
-  // What passes is LoRA: the one algorithm that there is so far.
-  GRAFT_RETURN_IF_ERROR(CheckAlgorithm(group));
-  GRAFT_ASSIGN_OR_RETURN(LoraTarget lora, MakeLoraTarget(group, config));
+absl::Status Parsing::AddGroup(const KeyGroup& group,
+                               const AdapterConfig& config) {
+  GRAFT_ASSIGN_OR_RETURN(ModuleChange change, MakeModuleChange(group, config));
   AdapterReport& report = parsed_.report;
-  const std::string& module = lora.target.module;
-  (absl::StartsWith(module, "unet.") ? report.unet_targets
-                                     : report.text_encoder_targets)++;
-  report.max_rank = std::max(report.max_rank, lora.target.rank);
+  (absl::StartsWith(group.module->name, "unet.")
+       ? report.unet_targets
+       : report.text_encoder_targets)++;
   report.keys.matched += static_cast<int>(group.parts.size());
-  has_large_kernel_ |= lora.target.factors[0].tensor.shape.size() > 2;
-  zero_alphas_ += lora.zero_alpha ? 1 : 0;
-  without_effect_ += lora.no_effect ? 1 : 0;
-  parsed_.weights.targets.push_back(std::move(lora.target));
+  for (const absl::string_view algorithm : change.algorithms) {
+    algorithms_.emplace(algorithm);
+  }
+  zero_alphas_ += change.zero_alpha ? 1 : 0;
+  has_effect_ |= !change.no_effect;
+  for (AdapterTarget& target : change.targets) {
+    report.max_rank = std::max(report.max_rank, target.rank);
+    parsed_.weights.targets.push_back(std::move(target));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Parsing::AddTargets(const AdapterConfig& config) {
-  absl::Status first_mismatch;
+  absl::Status first_misfit;
   for (const auto& [module, group] : keys_.groups) {
-    const absl::Status status = AddTarget(group, config);
-    if (GetErrorReason(status) != ErrorReason::kAdapterBaseMismatch) {
+    const absl::Status status = AddGroup(group, config);
+    if (!DoesNotFit(status)) {
       GRAFT_RETURN_IF_ERROR(status);
       continue;
     }
-    if (!options_.allow_partial) return Mismatch(status);
-    first_mismatch.Update(status);
+    if (!options_.allow_partial) return Explain(status);
+    first_misfit.Update(status);
     for (const auto& [part, tensor] : group.parts) {
       keys_.unmatched.push_back(tensor.key);
     }
   }
-  if (parsed_.weights.targets.empty()) return Mismatch(first_mismatch);
+  if (parsed_.weights.targets.empty()) return Explain(first_misfit);
   return absl::OkStatus();
 }
 
-absl::Status Parsing::Mismatch(const absl::Status& status) const {
-  return Error(
-      ErrorReason::kAdapterBaseMismatch,
-      absl::StrCat(status.message(),
-                   Describe(GuessOrigin(file_, modules_), file_), kAdvice),
-      GetErrorMetadata(status));
+absl::Status Parsing::Explain(const absl::Status& status) const {
+  if (GetErrorReason(status) != ErrorReason::kAdapterBaseMismatch) {
+    return status;
+  }
+  const OriginGuess guess = GuessOrigin(file_, modules_);
+  return Error(ErrorReason::kAdapterBaseMismatch,
+               absl::StrCat(MadeFor(guess, modules_), status.message(),
+                            Describe(guess, file_), kAdvice),
+               GetErrorMetadata(status));
 }
 
 void Parsing::WriteReport() {
   AdapterReport& report = parsed_.report;
   report.format = FormatName();
-  // As users tell them apart: LoCon adapts k x k convolutions too.
-  report.algorithms = {has_large_kernel_ ? "locon" : "lora"};
+  // As users tell them apart: LoCon is a LoRA that adapts larger kernels too.
+  if (algorithms_.count("locon") > 0) algorithms_.erase("lora");
+  report.algorithms.assign(algorithms_.begin(), algorithms_.end());
   report.keys.unmatched = static_cast<int>(keys_.unmatched.size());
   report.keys.unmatched_keys = FirstKeys(keys_.unmatched, kMaxKeysInReport);
   report.keys.not_applied = static_cast<int>(keys_.not_applied.size());
@@ -193,7 +227,7 @@ void Parsing::WriteReport() {
 
 void Parsing::WriteNotes() {
   std::vector<std::string>& notes = parsed_.report.notes;
-  if (without_effect_ == static_cast<int>(parsed_.weights.targets.size())) {
+  if (!has_effect_) {
     notes.push_back("All its factors are zero: it has no effect.");
   }
   if (zero_alphas_ > 0) {
@@ -208,8 +242,9 @@ void Parsing::WriteNotes() {
   }
   if (!keys_.unmatched.empty()) {
     notes.push_back(absl::StrCat(keys_.unmatched.size(),
-                                 " tensor(s) that do not fit this base are "
-                                 "left out."));
+                                 " tensor(s) that do not fit this base, or "
+                                 "are of an algorithm that is not supported, "
+                                 "are left out."));
   }
 }
 

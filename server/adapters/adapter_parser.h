@@ -2,6 +2,7 @@
 #define GRAFT_SERVER_ADAPTERS_ADAPTER_PARSER_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -28,9 +29,16 @@ struct ParsedAdapter {
 class AdapterParser {
  public:
   struct Options {
-    // Leave out what fits no module or not its shape, and report it. A file of
-    // which nothing fits is refused all the same, and so is a damaged one.
+    // Leave out what fits no module or not its shape, or is of an algorithm
+    // that is not implemented, and report it. A file of which nothing fits is
+    // refused all the same, and so is a damaged one.
     bool allow_partial = false;
+    // What the keys of a PEFT folder belong to: "unet" or "text_encoder";
+    // empty: "unet".
+    std::string component = "";
+    // The text of a PEFT folder's adapter_config.json; counts instead of the
+    // file's metadata.
+    std::optional<std::string> peft_config = std::nullopt;
   };
 
   // `modules` outlives the parser. INTERNAL if names in it are ambiguous.

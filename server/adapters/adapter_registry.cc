@@ -1,11 +1,13 @@
 #include "server/adapters/adapter_registry.h"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/common/error.h"
+#include "server/common/status_macros.h"
 
 namespace graft {
 namespace {
@@ -35,6 +37,25 @@ absl::Status InUse(const AdapterInfo& info) {
                    " request(s); let the unload wait, or try again later"),
       metadata);
 }
+
+absl::Status Pinned(const AdapterInfo& info) {
+  return Error(
+      ErrorReason::kAdapterPinned,
+      absl::StrCat(Quoted(info.name), " is pinned; unpin it before unloading"),
+      Resource(info.name));
+}
+
+// What was unloaded of an adapter that had nothing on the device, or whose
+// content is still loaded under another name: nothing.
+class NothingPrepared : public PreparedAdapter {
+ public:
+  explicit NothingPrepared(std::string sha256) : sha256_(std::move(sha256)) {}
+  const std::string& sha256() const override { return sha256_; }
+  int64_t bytes() const override { return 0; }
+
+ private:
+  const std::string sha256_;
+};
 
 absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
   ErrorMetadata metadata = Resource(info.name);
@@ -98,23 +119,91 @@ void AdapterRegistry::AbandonLoad(const std::string& name, int64_t id) {
 }
 
 AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
-                                      PreparedAdapterPtr prepared) {
+                                      AdapterContentPtr content,
+                                      const FileStamp& stamp,
+                                      AdapterHandle* handle) {
   Remains former;
   {
     absl::MutexLock lock(&mu_);
     const auto active = Find(info.name, AdapterState::kActive);
-    if (active != records_.end()) former = StartUnload(active, nullptr);
+    if (active != records_.end()) {
+      info.pinned = active->second.info.pinned;
+      former = StartUnload(active, nullptr);
+    }
     const auto loaded = records_.find(std::pair(info.name, id));
     Record& record = loaded->second;
     info.state = record.info.state;
     record.info = std::move(info);
     record.info.load_time = absl::Now();
-    record.prepared = std::move(prepared);
+    record.content = std::move(content);
+    record.stamp = stamp;
+    record.last_use = ++uses_;
+    if (record.info.pinned) cache_->Pin(*record.content);
     Apply(loaded, AdapterEvent::kLoaded);
-    info = record.info;
+    if (handle != nullptr) *handle = MakeHandle(loaded);
+    info = Describe(record);
   }
   Settle(std::move(former));
   return info;
+}
+
+void AdapterRegistry::Confirm(absl::string_view name, const FileStamp& stamp,
+                              bool asked_for) {
+  absl::MutexLock lock(&mu_);
+  const auto found = Find(name, AdapterState::kActive);
+  if (found == records_.end()) return;
+  found->second.stamp = stamp;
+  if (asked_for) found->second.info.autoloaded = false;
+}
+
+std::vector<AdapterRegistry::Watched> AdapterRegistry::Autoloaded() const {
+  absl::ReaderMutexLock lock(&mu_);
+  std::vector<Watched> watched;
+  for (const auto& [key, record] : records_) {
+    const AdapterInfo& info = record.info;
+    if (info.state == AdapterState::kActive && info.autoloaded) {
+      watched.push_back({info.name, info.path, record.stamp});
+    }
+  }
+  return watched;
+}
+
+bool AdapterRegistry::IsIdle(const Record& record) {
+  return record.info.state == AdapterState::kActive && !record.info.pinned &&
+         record.info.in_flight == 0;
+}
+
+bool AdapterRegistry::UnloadIdle() {
+  Remains remains;
+  {
+    absl::MutexLock lock(&mu_);
+    auto oldest = records_.end();
+    for (auto record = records_.begin(); record != records_.end(); ++record) {
+      if (!IsIdle(record->second) || !record->second.info.autoloaded) continue;
+      if (oldest == records_.end() ||
+          record->second.last_use < oldest->second.last_use) {
+        oldest = record;
+      }
+    }
+    if (oldest == records_.end()) return false;
+    remains = StartUnload(oldest, nullptr);
+  }
+  Settle(std::move(remains));
+  return true;
+}
+
+std::vector<std::string> AdapterRegistry::IdleNames() const {
+  std::vector<std::pair<int64_t, std::string>> idle;
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    for (const auto& [key, record] : records_) {
+      if (IsIdle(record)) idle.emplace_back(record.last_use, record.info.name);
+    }
+  }
+  std::sort(idle.begin(), idle.end());
+  std::vector<std::string> names;
+  for (auto& [last_use, name] : idle) names.push_back(std::move(name));
+  return names;
 }
 
 std::optional<AdapterInfo> AdapterRegistry::FindActive(
@@ -122,21 +211,21 @@ std::optional<AdapterInfo> AdapterRegistry::FindActive(
   absl::ReaderMutexLock lock(&mu_);
   const auto record = Find(name, AdapterState::kActive);
   if (record == records_.end()) return std::nullopt;
-  return record->second.info;
+  return Describe(record->second);
 }
 
 absl::StatusOr<AdapterInfo> AdapterRegistry::Get(absl::string_view name) const {
   absl::ReaderMutexLock lock(&mu_);
-  const AdapterInfo* best = nullptr;
+  const Record* best = nullptr;
   for (auto record = records_.lower_bound(std::pair(std::string(name), 0));
        record != records_.end() && record->first.first == name; ++record) {
-    const AdapterInfo& info = record->second.info;
-    if (best == nullptr || Precedence(info.state) >= Precedence(best->state)) {
-      best = &info;
+    const AdapterState state = record->second.info.state;
+    if (best == nullptr || Precedence(state) >= Precedence(best->info.state)) {
+      best = &record->second;
     }
   }
   if (best == nullptr) return NotFound(name);
-  return *best;
+  return Describe(*best);
 }
 
 std::vector<AdapterInfo> AdapterRegistry::List() const {
@@ -145,9 +234,9 @@ std::vector<AdapterInfo> AdapterRegistry::List() const {
   for (const auto& [key, record] : records_) {
     const AdapterInfo& info = record.info;
     if (list.empty() || list.back().name != info.name) {
-      list.push_back(info);
+      list.push_back(Describe(record));
     } else if (Precedence(info.state) >= Precedence(list.back().state)) {
-      list.back() = info;
+      list.back() = Describe(record);
     }
   }
   return list;
@@ -162,47 +251,106 @@ absl::StatusOr<AdapterHandle> AdapterRegistry::Acquire(
   if (!sha256.empty() && sha256 != record.info.sha256) {
     return OtherVersion(record.info, sha256);
   }
-  ++record.info.in_flight;
-  ++record.info.use_count;
-  record.info.last_use_time = absl::Now();
-  return AdapterHandle(shared_from_this(), found->first.second,
-                       record.info.name, record.prepared);
+  return MakeHandle(found);
 }
 
-void AdapterRegistry::Unload(absl::string_view name, bool wait,
-                             UnloadDone done) {
-  absl::Status refusal;
+AdapterHandle AdapterRegistry::MakeHandle(Records::iterator record) {
+  Record& used = record->second;
+  ++used.info.in_flight;
+  ++used.info.use_count;
+  used.info.last_use_time = absl::Now();
+  used.last_use = ++uses_;
+  return AdapterHandle(shared_from_this(), record->first.second, used.last_use,
+                       used.info.name, used.content,
+                       cache_->Use(*used.content));
+}
+
+absl::Status AdapterRegistry::CheckUnload(Records::const_iterator active,
+                                          absl::string_view name,
+                                          UnloadMode mode) const {
+  if (active == records_.end()) return NotFound(name);
+  const AdapterInfo& info = active->second.info;
+  if (info.pinned) return Pinned(info);
+  if (info.in_flight > 0 && mode == UnloadMode::kOnlyIfUnused) {
+    return InUse(info);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
+                                     UnloadDone done) {
   Remains remains;
+  std::map<int64_t, std::function<void()>> cancels;
   {
     absl::MutexLock lock(&mu_);
     const auto active = Find(name, AdapterState::kActive);
-    if (active == records_.end()) {
-      refusal = NotFound(name);
-    } else if (active->second.info.in_flight > 0 && !wait) {
-      refusal = InUse(active->second.info);
-    } else {
-      remains = StartUnload(active, std::exchange(done, nullptr));
+    GRAFT_RETURN_IF_ERROR(CheckUnload(active, name, mode));
+    if (mode == UnloadMode::kForce) {
+      active->second.forced = true;
+      cancels = std::exchange(active->second.cancels, {});
     }
+    remains = StartUnload(active, std::move(done));
   }
-  if (refusal.ok()) {
-    Settle(std::move(remains));
-  } else {
-    done(refusal);
-  }
+  for (const auto& [use, cancel] : cancels) cancel();
+  Settle(std::move(remains));
+  return absl::OkStatus();
 }
 
-void AdapterRegistry::Release(const std::string& name, int64_t id) {
+absl::StatusOr<AdapterInfo> AdapterRegistry::SetPinned(absl::string_view name,
+                                                       bool pinned) {
+  absl::MutexLock lock(&mu_);
+  const auto found = Find(name, AdapterState::kActive);
+  if (found == records_.end()) return NotFound(name);
+  Record& record = found->second;
+  if (pinned && !record.info.pinned) cache_->Pin(*record.content);
+  if (!pinned && record.info.pinned) cache_->Unpin(*record.content);
+  record.info.pinned = pinned;
+  return Describe(record);
+}
+
+void AdapterRegistry::OnForcedUnload(const std::string& name, int64_t id,
+                                     int64_t use,
+                                     std::function<void()> cancel) {
+  {
+    absl::MutexLock lock(&mu_);
+    Record& record = records_.at(std::pair(name, id));
+    if (!record.forced) {
+      record.cancels[use] = std::exchange(cancel, nullptr);
+    }
+  }
+  if (cancel != nullptr) cancel();
+}
+
+void AdapterRegistry::Release(const std::string& name, int64_t id,
+                              int64_t use) {
   Remains remains;
+  std::function<void()> cancel;  // its captures are destroyed without the lock
   {
     absl::MutexLock lock(&mu_);
     const auto found = records_.find(std::pair(name, id));
     AdapterInfo& info = found->second.info;
+    auto& cancels = found->second.cancels;
+    const auto registered = cancels.find(use);
+    if (registered != cancels.end()) {
+      cancel = std::move(registered->second);
+      cancels.erase(registered);
+    }
     --info.in_flight;
     if (info.in_flight == 0 && info.state == AdapterState::kUnloading) {
       remains = Apply(found, AdapterEvent::kLastUseOver);
     }
   }
   Settle(std::move(remains));
+}
+
+AdapterInfo AdapterRegistry::Describe(const Record& record) const {
+  AdapterInfo info = record.info;
+  if (record.content == nullptr) return info;
+  const AdapterCache::Place place = cache_->Locate(*record.content);
+  info.residency = place.residency;
+  info.device_bytes = place.device_bytes;
+  info.host_bytes = record.content->size_bytes;
+  return info;
 }
 
 AdapterRegistry::Records::iterator AdapterRegistry::Find(absl::string_view name,
@@ -222,7 +370,8 @@ AdapterRegistry::Remains AdapterRegistry::Apply(Records::iterator record,
   assert(next.has_value());
   info.state = *next;
   if (info.state != AdapterState::kGone) return {};
-  Remains remains{std::move(record->second.prepared),
+  if (info.pinned) cache_->Unpin(*record->second.content);
+  Remains remains{std::move(record->second.content),
                   std::move(record->second.unload_done)};
   records_.erase(record);
   return remains;
@@ -236,9 +385,20 @@ AdapterRegistry::Remains AdapterRegistry::StartUnload(Records::iterator record,
   return Apply(record, AdapterEvent::kLastUseOver);
 }
 
-void AdapterRegistry::Settle(Remains remains) {
+void AdapterRegistry::Settle(Remains remains) const {
   if (remains.unload_done == nullptr) return;  // the memory goes here
-  remains.unload_done(std::move(remains.prepared));
+  PreparedAdapterPtr prepared;
+  // Nobody else has the content: neither another name nor, as this was the last
+  // use, a request.
+  if (remains.content.use_count() == 1) {
+    prepared = cache_->Take(*remains.content);
+  }
+  if (prepared == nullptr) {
+    prepared =
+        std::make_shared<NothingPrepared>(remains.content->weights.sha256);
+  }
+  remains.content.reset();
+  remains.unload_done(std::move(prepared));
 }
 
 }  // namespace graft

@@ -14,21 +14,35 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "server/adapters/adapter_cache.h"
+#include "server/adapters/adapter_file.h"
 #include "server/adapters/adapter_handle.h"
 #include "server/adapters/adapter_info.h"
 #include "server/engine/engine.h"
 
 namespace graft {
 
+// What an unload does about requests that use the adapter.
+enum class UnloadMode {
+  kWait,          // waits for them
+  kOnlyIfUnused,  // is refused
+  kForce,         // asks them to end, and waits for that
+};
+
 // The names, states and users of all adapters; knows nothing of files and
 // formats. Of one name there is at most one that loads and at most one that is
 // active; any number may still be unloading.
 //
 // Held by the store and by every handle. Thread-safe; callbacks run and
-// adapters are destroyed without the lock.
+// adapters are destroyed without the lock, which is taken before the cache's.
 class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
  public:
   using UnloadDone = std::function<void(absl::StatusOr<PreparedAdapterPtr>)>;
+
+  explicit AdapterRegistry(std::shared_ptr<AdapterCache> cache)
+      : cache_(std::move(cache)) {}
+
+  AdapterCache& cache() const { return *cache_; }
 
   // Reserves `name` for the caller's load of `path`, once no other load of this
   // name is under way. Returns the load's id, which ends with Activate or
@@ -40,11 +54,36 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   void AbandonLoad(const std::string& name, int64_t id)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The load `id` has succeeded: requests get `prepared` from now on, described
-  // by `info` (name, state, times and counts are set here). What was active
-  // under the name is unloaded. Returns what Get would.
-  AdapterInfo Activate(int64_t id, AdapterInfo info,
-                       PreparedAdapterPtr prepared) ABSL_LOCKS_EXCLUDED(mu_);
+  // The load `id` has succeeded: requests get `content` from now on, described
+  // by `info` (state, times, counts and pin are set here). What was active
+  // under the name is unloaded, and its pin goes over to this one. `stamp` is
+  // that of its file. `handle`, if not null, becomes one of it. Returns what
+  // Get would.
+  AdapterInfo Activate(int64_t id, AdapterInfo info, AdapterContentPtr content,
+                       const FileStamp& stamp, AdapterHandle* handle)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The active adapter `name` has been found unchanged in a file with this
+  // stamp; if `asked_for`, by somebody who wants it loaded, so that it is not
+  // autoloaded any more.
+  void Confirm(absl::string_view name, const FileStamp& stamp, bool asked_for)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // An adapter that was autoloaded, for watching its file.
+  struct Watched {
+    std::string name;
+    std::string path;
+    FileStamp stamp;
+  };
+  std::vector<Watched> Autoloaded() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Unloads the autoloaded adapter that is neither in use nor pinned and was
+  // not used for the longest time; false if there is none.
+  bool UnloadIdle() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Active adapters that nobody uses, not pinned, the one that was not used for
+  // the longest time first.
+  std::vector<std::string> IdleNames() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // The active adapter of this name, if there is one.
   std::optional<AdapterInfo> FindActive(absl::string_view name) const
@@ -57,24 +96,36 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   absl::StatusOr<AdapterHandle> Acquire(absl::string_view name,
                                         absl::string_view sha256)
       ABSL_LOCKS_EXCLUDED(mu_);
-  void Unload(absl::string_view name, bool wait, UnloadDone done)
+  absl::StatusOr<AdapterInfo> SetPinned(absl::string_view name, bool pinned)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // For AdapterHandle: one handle less.
-  void Release(const std::string& name, int64_t id) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same, but an error is returned, and `done` (null: nobody waits) is not
+  // called then.
+  absl::Status Unload(absl::string_view name, UnloadMode mode, UnloadDone done)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // For AdapterHandle: as its method, and one handle less.
+  void OnForcedUnload(const std::string& name, int64_t id, int64_t use,
+                      std::function<void()> cancel) ABSL_LOCKS_EXCLUDED(mu_);
+  void Release(const std::string& name, int64_t id, int64_t use)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Record {
-    AdapterInfo info;
-    PreparedAdapterPtr prepared;  // null while it loads
-    UnloadDone unload_done;       // null: nobody waits
+    AdapterInfo info;           // without what Describe adds
+    AdapterContentPtr content;  // null while it loads
+    FileStamp stamp;
+    int64_t last_use = 0;    // a count, as clocks can be set
+    UnloadDone unload_done;  // null: nobody waits
+    bool forced = false;     // its users are asked to end
+    std::map<int64_t, std::function<void()>> cancels;  // by use
   };
   // By name, then by age.
   using Records = std::map<std::pair<std::string, int64_t>, Record>;
 
   // What is left of a record that is gone, to be dealt with after the lock.
   struct Remains {
-    PreparedAdapterPtr prepared;
+    AdapterContentPtr content;
     UnloadDone unload_done;
   };
 
@@ -82,6 +133,21 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   Records::iterator Find(absl::string_view name, AdapterState state)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Records::const_iterator Find(absl::string_view name, AdapterState state) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
+  // What is known of the record at this moment.
+  AdapterInfo Describe(const Record& record) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
+  AdapterHandle MakeHandle(Records::iterator record)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // True if it is active, nobody uses it, and it is not pinned.
+  static bool IsIdle(const Record& record);
+
+  // Why `active`, the active record of `name` or the end, cannot be unloaded.
+  absl::Status CheckUnload(Records::const_iterator active,
+                           absl::string_view name, UnloadMode mode) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // Moves to the next state; a record that is gone is removed.
@@ -92,12 +158,14 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   Remains StartUnload(Records::iterator record, UnloadDone done)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  // Tells who waits for the unload, if anyone does.
-  static void Settle(Remains remains);
+  // Lets the memory go, or hands it over to who waits for the unload.
+  void Settle(Remains remains) const ABSL_LOCKS_EXCLUDED(mu_);
 
+  const std::shared_ptr<AdapterCache> cache_;
   mutable absl::Mutex mu_;
   Records records_ ABSL_GUARDED_BY(mu_);
   int64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  int64_t uses_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace graft

@@ -1,6 +1,7 @@
 #include "server/adapters/adapter_source.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,9 +12,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "server/adapters/file_reader.h"
-#include "server/adapters/open_beneath.h"
+#include "absl/strings/strip.h"
 #include "server/common/error.h"
+#include "server/common/sha256.h"
 #include "server/common/status_macros.h"
 #include "server/common/utf8.h"
 
@@ -22,6 +23,9 @@ namespace {
 
 constexpr size_t kMaxPathBytes = 4095;  // PATH_MAX less the final zero
 constexpr absl::string_view kSuffix = ".safetensors";
+constexpr absl::string_view kPeftConfig = "adapter_config.json";
+constexpr absl::string_view kPeftWeights = "adapter_model.safetensors";
+constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 constexpr absl::string_view kPickleSuffixes[] = {".pt",  ".pth", ".ckpt",
                                                  ".bin", ".pkl", ".pickle"};
 
@@ -37,8 +41,7 @@ bool HasControls(absl::string_view text) {
 }
 
 // Told from the name alone, so that nothing is learnt about files that exist.
-absl::Status CheckSuffix(absl::string_view path) {
-  if (absl::EndsWith(path, kSuffix)) return absl::OkStatus();
+absl::Status CheckNoPickle(absl::string_view path) {
   for (const absl::string_view suffix : kPickleSuffixes) {
     if (absl::EndsWithIgnoreCase(path, suffix)) {
       return Error(ErrorReason::kAdapterCorrupt,
@@ -47,10 +50,22 @@ absl::Status CheckSuffix(absl::string_view path) {
                                 "when read; convert to safetensors"));
     }
   }
+  return absl::OkStatus();
+}
+
+// The same for a missing file as for one of another kind.
+absl::Status NoAdapter(absl::string_view path) {
   return Error(ErrorReason::kAdapterCorrupt,
                absl::StrCat(EscapeUntrusted(path),
-                            ": not a .safetensors file; only those can be "
-                            "loaded"));
+                            ": not a .safetensors file, and no PEFT folder; "
+                            "only those can be loaded"));
+}
+
+bool IsDirectory(int directory, absl::string_view path) {
+  const FileDescriptor entry = OpenBeneath(directory, std::string(path));
+  struct stat status = {};
+  return entry.valid() && fstat(entry.get(), &status) == 0 &&
+         S_ISDIR(status.st_mode);
 }
 
 // The error for errno after opening `path` failed.
@@ -90,6 +105,15 @@ absl::Status OpenError(absl::string_view path, int error) {
   }
 }
 
+absl::StatusOr<FileStamp> StampBeneath(int directory, absl::string_view path) {
+  const FileDescriptor file = OpenBeneath(directory, std::string(path));
+  struct stat status = {};
+  if (!file.valid() || fstat(file.get(), &status) != 0) {
+    return OpenError(path, errno);
+  }
+  return StampOf(status);
+}
+
 // Refused for what it says, whether or not it would come back in.
 absl::Status OutsideError(absl::string_view path, absl::string_view problem) {
   return Error(ErrorReason::kPathNotAllowed,
@@ -99,7 +123,8 @@ absl::Status OutsideError(absl::string_view path, absl::string_view problem) {
 
 }  // namespace
 
-AdapterSource::AdapterSource(Options options) : options_(std::move(options)) {}
+AdapterSource::AdapterSource(Options options, ReadFunction read)
+    : options_(std::move(options)), read_(std::move(read)) {}
 
 absl::Status AdapterSource::CheckPath(absl::string_view path) {
   if (path.empty()) {
@@ -121,20 +146,85 @@ absl::Status AdapterSource::CheckPath(absl::string_view path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<AdapterFile> AdapterSource::Read(absl::string_view path) const {
+absl::StatusOr<FileDescriptor> AdapterSource::OpenDirectory(
+    absl::string_view path) const {
   GRAFT_RETURN_IF_ERROR(CheckPath(path));
   if (options_.directory.empty()) {
     return Error(ErrorReason::kAdapterDirNotSet,
                  "this server has no adapter directory; start graftd with "
                  "--adapter_dir");
   }
-  GRAFT_RETURN_IF_ERROR(CheckSuffix(path));
-  const FileDescriptor directory(
+  FileDescriptor directory(
       open(options_.directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) return OpenError(path, errno);
-  const FileDescriptor file = OpenBeneath(directory.get(), std::string(path));
+  return directory;
+}
+
+absl::Status AdapterSource::CheckDirectory() const {
+  return OpenDirectory(".").status();
+}
+
+absl::StatusOr<FileStamp> AdapterSource::Stamp(absl::string_view path) const {
+  GRAFT_ASSIGN_OR_RETURN(const FileDescriptor directory, OpenDirectory(path));
+  return StampBeneath(directory.get(), path);
+}
+
+absl::StatusOr<AdapterFile> AdapterSource::Read(absl::string_view path) const {
+  GRAFT_ASSIGN_OR_RETURN(const FileDescriptor directory, OpenDirectory(path));
+  GRAFT_RETURN_IF_ERROR(CheckNoPickle(path));
+  if (absl::EndsWith(path, kSuffix)) {
+    return ReadFile(directory.get(), path, options_.max_file_bytes);
+  }
+  if (IsDirectory(directory.get(), path)) {
+    return ReadPeftFolder(directory.get(), path);
+  }
+  return NoAdapter(path);
+}
+
+absl::StatusOr<AdapterFile> AdapterSource::ReadFile(int directory,
+                                                    absl::string_view path,
+                                                    int64_t max_bytes) const {
+  const FileDescriptor file = OpenBeneath(directory, std::string(path));
   if (!file.valid()) return OpenError(path, errno);
-  return ReadWholeFile(file.get(), path, options_.max_file_bytes, ::read);
+  return ReadWholeFile(file.get(), path, max_bytes, read_);
+}
+
+absl::StatusOr<AdapterFile> AdapterSource::ReadPeftFolder(
+    int directory, absl::string_view path) const {
+  const auto path_of = [path](absl::string_view name) {
+    return absl::StrCat(absl::StripSuffix(path, "/"), "/", name);
+  };
+  const auto read = [&](absl::string_view name,
+                        int64_t max_bytes) -> absl::StatusOr<AdapterFile> {
+    auto file = ReadFile(directory, path_of(name), max_bytes);
+    if (GetErrorReason(file.status()) != ErrorReason::kAdapterNotFound) {
+      return file;
+    }
+    return Error(
+        ErrorReason::kAdapterCorrupt,
+        absl::StrCat(EscapeUntrusted(path),
+                     ": no PEFT folder, which must hold ", kPeftConfig, " and ",
+                     kPeftWeights, "; ", name, " is missing"));
+  };
+  GRAFT_ASSIGN_OR_RETURN(const AdapterFile config,
+                         read(kPeftConfig, kMaxConfigBytes));
+  GRAFT_ASSIGN_OR_RETURN(AdapterFile folder,
+                         read(kPeftWeights, options_.max_file_bytes));
+  // The configuration of one version with the weights of another would be an
+  // adapter that nobody has made.
+  const auto stamp = StampBeneath(directory, path_of(kPeftConfig));
+  if (!stamp.ok() || *stamp != config.stamp) {
+    return Error(ErrorReason::kAdapterCorrupt,
+                 absl::StrCat(EscapeUntrusted(path), ": ", kPeftConfig,
+                              " changed while the folder was read; load it "
+                              "again when it is complete"));
+  }
+  folder.peft_config = std::string(config.bytes.begin(), config.bytes.end());
+  Sha256 digest;
+  digest.Update(config.sha256);
+  digest.Update(folder.sha256);
+  folder.sha256 = digest.HexDigest();
+  return folder;
 }
 
 }  // namespace graft

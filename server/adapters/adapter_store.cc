@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/adapters/adapter_id.h"
 #include "server/adapters/adapter_parser.h"
 #include "server/adapters/adapter_registry.h"
@@ -12,33 +13,6 @@
 
 namespace graft {
 namespace {
-
-// A name that is taken for one load. Given back at the end unless the load has
-// succeeded.
-class Reservation {
- public:
-  Reservation(AdapterRegistry* registry, const std::string& name,
-              const std::string& path)
-      : registry_(registry),
-        name_(name),
-        id_(registry->BeginLoad(name, path)) {}
-  ~Reservation() {
-    if (!used_) registry_->AbandonLoad(name_, id_);
-  }
-  Reservation(const Reservation&) = delete;
-  Reservation& operator=(const Reservation&) = delete;
-
-  AdapterInfo Activate(AdapterInfo info, PreparedAdapterPtr prepared) {
-    used_ = true;
-    return registry_->Activate(id_, std::move(info), std::move(prepared));
-  }
-
- private:
-  AdapterRegistry* const registry_;
-  const std::string name_;
-  const int64_t id_;
-  bool used_ = false;
-};
 
 absl::Status CheckDigest(const AdapterFile& file, absl::string_view path,
                          absl::string_view expected) {
@@ -61,6 +35,23 @@ absl::Status CheckDigestSyntax(absl::string_view digest) {
   return InvalidField("sha256", "not 64 lower-case hexadecimal digits");
 }
 
+absl::Status CheckComponent(absl::string_view component) {
+  if (component.empty() || component == "unet" || component == "text_encoder") {
+    return absl::OkStatus();
+  }
+  return InvalidField("component", "neither \"unet\" nor \"text_encoder\"");
+}
+
+// The name that the request is about, if all that can be told without its file
+// is right.
+absl::StatusOr<std::string> CheckRequest(
+    const AdapterStore::LoadRequest& request) {
+  GRAFT_RETURN_IF_ERROR(AdapterSource::CheckPath(request.path));
+  GRAFT_RETURN_IF_ERROR(CheckDigestSyntax(request.expected_sha256));
+  GRAFT_RETURN_IF_ERROR(CheckComponent(request.component));
+  return ChooseAdapterId(request.name, request.path);
+}
+
 absl::Status Conflict(const AdapterInfo& active) {
   return Error(
       ErrorReason::kAdapterConflict,
@@ -74,15 +65,86 @@ absl::Status Conflict(const AdapterInfo& active) {
        {"sha256", active.sha256}});
 }
 
-// True if `active` is what the request asks for. A content that was loaded in
-// part is not, for a caller who wants all or nothing.
-bool IsLoadedAs(const AdapterInfo& active, const AdapterFile& file,
-                const AdapterStore::LoadRequest& request) {
-  return active.sha256 == file.sha256 &&
-         (request.allow_partial || active.report.keys.unmatched == 0);
+// True if what is reported is what the request asks for. A content that was
+// loaded in part is not, for a caller who wants all or nothing.
+bool Satisfies(const AdapterReport& report,
+               const AdapterStore::LoadRequest& request) {
+  return request.allow_partial || report.keys.unmatched == 0;
+}
+
+// What makes room for `bytes`.
+std::string AdviceForRoom(const ByteBudget& budget, int64_t bytes,
+                          std::vector<std::string> idle) {
+  constexpr size_t kMaxNames = 3;
+  if (!budget.CanHold(bytes)) return "raise --max_adapter_host_bytes";
+  if (idle.empty()) {
+    return "wait until a request ends, unpin an adapter, or raise "
+           "--max_adapter_host_bytes";
+  }
+  if (idle.size() > kMaxNames) idle.resize(kMaxNames);
+  return absl::StrCat("unload one that is not in use, such as ",
+                      absl::StrJoin(idle, ", "),
+                      ", or raise --max_adapter_host_bytes");
+}
+
+absl::Status HostFull(const ByteBudget& budget, int64_t bytes,
+                      absl::string_view path, std::vector<std::string> idle) {
+  return Error(ErrorReason::kAdapterCacheFull,
+               absl::StrCat(EscapeUntrusted(path), ": its ", bytes,
+                            " bytes do not fit in host memory beside the ",
+                            budget.used(), " of other adapters; the limit is ",
+                            budget.limit(), ": ",
+                            AdviceForRoom(budget, bytes, std::move(idle))),
+               {{"wanted_bytes", absl::StrCat(bytes)},
+                {"limit_bytes", absl::StrCat(budget.limit())}});
+}
+
+// True for an adapter that will have room on the device at another time.
+bool IsFullForNow(const absl::Status& status) {
+  return GetErrorReason(status) == ErrorReason::kAdapterCacheFull &&
+         GetRetryDelay(status).has_value();
+}
+
+// What is known of a file before it is loaded.
+AdapterInfo DescribeFile(const AdapterFile& file, const std::string& name,
+                         const AdapterStore::LoadRequest& request) {
+  AdapterInfo info;
+  info.name = name;
+  info.path = request.path;
+  info.sha256 = file.sha256;
+  info.size_bytes = file.size_bytes();
+  return info;
 }
 
 }  // namespace
+
+// Given back at the end unless the load has succeeded.
+class AdapterStore::Reservation {
+ public:
+  Reservation(AdapterRegistry* registry, const std::string& name,
+              const std::string& path)
+      : registry_(registry),
+        name_(name),
+        id_(registry->BeginLoad(name, path)) {}
+  ~Reservation() {
+    if (!used_) registry_->AbandonLoad(name_, id_);
+  }
+  Reservation(const Reservation&) = delete;
+  Reservation& operator=(const Reservation&) = delete;
+
+  AdapterInfo Activate(AdapterInfo info, AdapterContentPtr content,
+                       const FileStamp& stamp, AdapterHandle* handle) {
+    used_ = true;
+    return registry_->Activate(id_, std::move(info), std::move(content), stamp,
+                               handle);
+  }
+
+ private:
+  AdapterRegistry* const registry_;
+  const std::string name_;
+  const int64_t id_;
+  bool used_ = false;
+};
 
 absl::StatusOr<std::unique_ptr<AdapterStore>> AdapterStore::Create(
     const AdapterSource* source, const Engine* engine, const Options& options) {
@@ -92,53 +154,125 @@ absl::StatusOr<std::unique_ptr<AdapterStore>> AdapterStore::Create(
       new AdapterStore(source, engine, options, std::move(parser)));
 }
 
+absl::StatusOr<std::unique_ptr<AdapterStore>> AdapterStore::Create(
+    const AdapterSource* source, const Engine* engine) {
+  return Create(source, engine, Options());
+}
+
 AdapterStore::AdapterStore(const AdapterSource* source, const Engine* engine,
                            const Options& options,
                            std::unique_ptr<AdapterParser> parser)
     : source_(source),
-      engine_(engine),
       options_(options),
       parser_(std::move(parser)),
-      registry_(std::make_shared<AdapterRegistry>()) {}
+      cache_(std::make_shared<AdapterCache>(
+          engine,
+          AdapterCache::Options{.max_host_bytes = options.max_host_bytes,
+                                .max_device_bytes = options.max_device_bytes})),
+      registry_(std::make_shared<AdapterRegistry>(cache_)) {}
 
 AdapterStore::~AdapterStore() = default;
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterStore::Load(
     const LoadRequest& request) {
-  GRAFT_RETURN_IF_ERROR(AdapterSource::CheckPath(request.path));
-  GRAFT_RETURN_IF_ERROR(CheckDigestSyntax(request.expected_sha256));
-  GRAFT_ASSIGN_OR_RETURN(const std::string name,
-                         ChooseAdapterId(request.name, request.path));
+  const absl::StatusOr<LoadResult> result =
+      LoadFor(LoadCause::kAsked, request, nullptr);
+  if (!request.validate_only) CountLoad(result);
+  return result;
+}
+
+absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadFor(
+    LoadCause cause, const LoadRequest& request, AdapterHandle* handle) {
+  GRAFT_ASSIGN_OR_RETURN(const std::string name, CheckRequest(request));
   // One load of a name at a time: the second finds what the first has loaded.
   std::optional<Reservation> reservation;
   if (!request.validate_only) {
     reservation.emplace(registry_.get(), name, request.path);
   }
-
-  GRAFT_ASSIGN_OR_RETURN(const AdapterFile file, source_->Read(request.path));
-  GRAFT_RETURN_IF_ERROR(
-      CheckDigest(file, request.path, request.expected_sha256));
   const std::optional<AdapterInfo> active = registry_->FindActive(name);
-  if (active.has_value()) {
-    if (IsLoadedAs(*active, file, request)) return LoadResult{*active, true};
-    if (active->sha256 != file.sha256 && !request.allow_replace) {
-      return Conflict(*active);
-    }
+  if (cause == LoadCause::kFirstUse && active.has_value()) {
+    return LoadResult{*active, true};
+  }
+  if (cause == LoadCause::kFileChanged &&
+      (!active.has_value() || !active->autoloaded)) {
+    return LoadResult{{}, true};  // the name is not the file's any more
   }
 
-  GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed, Parse(file, request));
-  AdapterInfo info;
-  info.name = name;
-  info.path = request.path;
-  info.sha256 = file.sha256;
-  info.size_bytes = static_cast<int64_t>(file.bytes.size());
-  info.report = std::move(parsed.report);
-  if (request.validate_only) return LoadResult{std::move(info), false};
-  GRAFT_ASSIGN_OR_RETURN(PreparedAdapterPtr prepared,
-                         engine_->Prepare(parsed.weights));
-  info.device_bytes = prepared->bytes();
-  return LoadResult{reservation->Activate(std::move(info), std::move(prepared)),
+  GRAFT_ASSIGN_OR_RETURN(const AdapterFile file, ReadFor(request, active));
+  if (active.has_value() && active->sha256 == file.sha256 &&
+      Satisfies(active->report, request)) {
+    const bool asked = cause == LoadCause::kAsked && !request.validate_only;
+    registry_->Confirm(name, file.stamp, asked);
+    return LoadResult{*active, true};
+  }
+  AdapterInfo info = DescribeFile(file, name, request);
+  info.autoloaded = cause != LoadCause::kAsked;
+  if (request.validate_only) {
+    GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed, Parse(file, request));
+    info.report = std::move(parsed.report);
+    return LoadResult{std::move(info), false};
+  }
+  GRAFT_ASSIGN_OR_RETURN(AdapterContentPtr content, GetContent(file, request));
+  info.report = content->report;
+  // While the device is full of what requests use, it stays in host memory.
+  const absl::Status resident = cache_->MakeResident(content).status();
+  if (!IsFullForNow(resident)) GRAFT_RETURN_IF_ERROR(resident);
+  return LoadResult{reservation->Activate(std::move(info), std::move(content),
+                                          file.stamp, handle),
                     false};
+}
+
+absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
+    const LoadRequest& request, const std::optional<AdapterInfo>& active) {
+  GRAFT_ASSIGN_OR_RETURN(AdapterFile file, source_->Read(request.path));
+  GRAFT_RETURN_IF_ERROR(
+      CheckDigest(file, request.path, request.expected_sha256));
+  if (active.has_value() && active->sha256 != file.sha256 &&
+      !request.allow_replace) {
+    return Conflict(*active);
+  }
+  return file;
+}
+
+absl::StatusOr<AdapterContentPtr> AdapterStore::GetContent(
+    const AdapterFile& file, const LoadRequest& request) {
+  const std::string component =
+      request.component.empty() ? "unet" : request.component;
+  AdapterContentPtr content = cache_->Find(file.sha256, component);
+  if (content != nullptr && Satisfies(content->report, request)) {
+    return content;
+  }
+  GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed, Parse(file, request));
+  return Insert({.weights = std::move(parsed.weights),
+                 .component = component,
+                 .report = std::move(parsed.report),
+                 .size_bytes = file.size_bytes()},
+                request.path);
+}
+
+absl::StatusOr<AdapterContentPtr> AdapterStore::Insert(
+    AdapterContent content, const std::string& path) {
+  const bool can_fit = cache_->host().CanHold(content.size_bytes);
+  AdapterContentPtr inserted = cache_->Insert(content);
+  while (inserted == nullptr) {
+    if (!can_fit || !registry_->UnloadIdle()) {
+      return HostFull(cache_->host(), content.size_bytes, path,
+                      registry_->IdleNames());
+    }
+    ++host_evictions_;
+    inserted = cache_->Insert(content);
+  }
+  return inserted;
+}
+
+void AdapterStore::CountLoad(const absl::StatusOr<LoadResult>& result) {
+  if (!result.ok()) {
+    ++loads_failed_;
+  } else if (result->already_loaded) {
+    ++loads_repeated_;
+  } else {
+    ++loads_;
+  }
 }
 
 absl::StatusOr<ParsedAdapter> AdapterStore::Parse(
@@ -148,11 +282,25 @@ absl::StatusOr<ParsedAdapter> AdapterStore::Parse(
       SafetensorsFile::Parse(file.owner, file.bytes, request.path,
                              options_.file_limits));
   return parser_->Parse(safetensors, request.path, file.sha256,
-                        {.allow_partial = request.allow_partial});
+                        {.allow_partial = request.allow_partial,
+                         .component = request.component,
+                         .peft_config = file.peft_config});
+}
+
+void AdapterStore::Unload(absl::string_view name, UnloadMode mode,
+                          UnloadDone done) {
+  const absl::Status refusal = registry_->Unload(name, mode, done);
+  if (!refusal.ok()) done(refusal);
 }
 
 void AdapterStore::Unload(absl::string_view name, bool wait, UnloadDone done) {
-  registry_->Unload(name, wait, std::move(done));
+  Unload(name, wait ? UnloadMode::kWait : UnloadMode::kOnlyIfUnused,
+         std::move(done));
+}
+
+absl::StatusOr<AdapterInfo> AdapterStore::SetPinned(absl::string_view name,
+                                                    bool pinned) {
+  return registry_->SetPinned(name, pinned);
 }
 
 absl::StatusOr<AdapterInfo> AdapterStore::Get(absl::string_view name) const {
@@ -166,6 +314,96 @@ std::vector<AdapterInfo> AdapterStore::List() const {
 absl::StatusOr<AdapterHandle> AdapterStore::Acquire(absl::string_view name,
                                                     absl::string_view sha256) {
   return registry_->Acquire(name, sha256);
+}
+
+absl::StatusOr<AdapterHandle> AdapterStore::AcquireResident(
+    absl::string_view name, absl::string_view sha256) {
+  absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
+  const bool hit = handle.ok() && handle->resident();
+  if (GetErrorReason(handle.status()) == ErrorReason::kAdapterNotFound &&
+      options_.autoload && IsValidAdapterId(name)) {
+    handle = Autoload(name, sha256);
+  }
+  GRAFT_RETURN_IF_ERROR(handle.status());
+  GRAFT_RETURN_IF_ERROR(handle->MakeResident());
+  ++(hit ? hits_ : misses_);
+  return handle;
+}
+
+absl::StatusOr<AdapterHandle> AdapterStore::Autoload(absl::string_view name,
+                                                     absl::string_view sha256) {
+  while (true) {
+    AdapterHandle loaded;
+    const absl::StatusOr<LoadResult> result =
+        LoadFor(LoadCause::kFirstUse,
+                {.path = absl::StrCat(name, ".safetensors"),
+                 .name = std::string(name),
+                 .expected_sha256 = std::string(sha256)},
+                &loaded);
+    if (loaded || !result.ok()) CountLoad(result);
+    GRAFT_RETURN_IF_ERROR(result.status());
+    if (loaded) return loaded;
+    // Loaded by another request; and perhaps unloaded again since.
+    absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
+    if (GetErrorReason(handle.status()) != ErrorReason::kAdapterNotFound) {
+      return handle;
+    }
+  }
+}
+
+AdapterStore::PollReport AdapterStore::Poll() {
+  PollReport report;
+  const std::vector<AdapterRegistry::Watched> watched = registry_->Autoloaded();
+  if (watched.empty()) return report;
+  const absl::Status directory = source_->CheckDirectory();
+  if (!directory.ok()) {
+    report.failures.emplace_back("", directory);
+    return report;
+  }
+  for (const AdapterRegistry::Watched& adapter : watched) {
+    Refresh(adapter, report);
+  }
+  return report;
+}
+
+void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
+                           PollReport& report) {
+  const absl::StatusOr<FileStamp> stamp = source_->Stamp(watched.path);
+  if (stamp.ok() && *stamp == watched.stamp) return;
+  if (GetErrorReason(stamp.status()) == ErrorReason::kAdapterNotFound) {
+    const absl::Status started =
+        registry_->Unload(watched.name, UnloadMode::kWait, nullptr);
+    if (started.ok()) report.unloaded.push_back(watched.name);
+    return;
+  }
+  if (!stamp.ok()) {
+    report.failures.emplace_back(watched.name, stamp.status());
+    return;
+  }
+  // Before it is tried: it is tried once.
+  registry_->Confirm(watched.name, *stamp, /*asked_for=*/false);
+  const absl::StatusOr<LoadResult> result = LoadFor(
+      LoadCause::kFileChanged,
+      {.path = watched.path, .name = watched.name, .allow_replace = true},
+      nullptr);
+  CountLoad(result);
+  if (!result.ok()) {
+    report.failures.emplace_back(watched.name, result.status());
+  } else if (!result->already_loaded) {
+    report.replaced.push_back(watched.name);
+  }
+}
+
+AdapterStoreStats AdapterStore::stats() const {
+  return {.loads = loads_,
+          .loads_repeated = loads_repeated_,
+          .loads_failed = loads_failed_,
+          .host_evictions = host_evictions_,
+          .device_evictions = cache_->evictions(),
+          .hits = hits_,
+          .misses = misses_,
+          .host_bytes = cache_->host().used(),
+          .device_bytes = cache_->device().used()};
 }
 
 }  // namespace graft

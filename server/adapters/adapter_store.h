@@ -1,15 +1,22 @@
 #ifndef GRAFT_SERVER_ADAPTERS_ADAPTER_STORE_H_
 #define GRAFT_SERVER_ADAPTERS_ADAPTER_STORE_H_
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "server/adapters/adapter_cache.h"
 #include "server/adapters/adapter_handle.h"
 #include "server/adapters/adapter_info.h"
+#include "server/adapters/adapter_registry.h"
 #include "server/adapters/adapter_source.h"
 #include "server/engine/engine.h"
 #include "server/safetensors/safetensors_file.h"
@@ -17,34 +24,62 @@
 namespace graft {
 
 class AdapterParser;
-class AdapterRegistry;
 struct ParsedAdapter;
 
-// Knows which adapters are loaded, how they are named and who uses them.
+// What an AdapterStore has done so far, and what it holds now.
+struct AdapterStoreStats {
+  int64_t loads = 0;           // that made an adapter active
+  int64_t loads_repeated = 0;  // that found it loaded
+  int64_t loads_failed = 0;
+  int64_t host_evictions = 0;    // autoloaded adapters unloaded for room
+  int64_t device_evictions = 0;  // dropped from the device for room
+  int64_t hits = 0;              // AcquireResident: it was on the device
+  int64_t misses = 0;            // it had to be prepared or loaded first
+  int64_t host_bytes = 0;
+  int64_t device_bytes = 0;  // until the engine, too, has let go of them
+};
+
+// Knows which adapters are loaded, how they are named and who uses them, and
+// where they are: in their files, in host memory, on the device.
 //
 // States of one adapter: see AdapterState. A failed load leaves no trace.
 // Handles pin the content that they were given, from admission to reply:
 // identity is the file's SHA-256 and the reference, never the name.
 //
+// Two names of one content share its memory. When the device's budget is full,
+// what was not used for the longest time is dropped there, and prepared again
+// from host memory for the next request that names it. When the host's is full,
+// adapters that were autoloaded are unloaded; those that somebody asked for
+// never are. What is pinned, in use or merged stays where it is.
+//
 //   GRAFT_ASSIGN_OR_RETURN(auto store, AdapterStore::Create(&source, engine));
 //   store->Load({.path = "styles/ink.safetensors"});        // on an executor
 //   GRAFT_ASSIGN_OR_RETURN(AdapterHandle ink, store->Acquire("ink"));
-//   store->Unload("ink", /*wait=*/true, done);   // `done` when `ink` is
-//   dropped
+//   store->Unload("ink", UnloadMode::kWait, done);  // `done` when `ink` is
+//   gone
 //
 // Thread-safe. No lock is held while the engine or a callback is called.
 class AdapterStore {
  public:
   struct Options {
     SafetensorsFile::Limits file_limits;
+    // Of contents in host memory, and of what is prepared of them on the device
+    // (but for what is being prepared at this moment); 0: no limit.
+    int64_t max_host_bytes = 0;
+    int64_t max_device_bytes = 0;
+    // A request that names NAME, which is not loaded, loads NAME.safetensors.
+    bool autoload = false;
   };
 
   struct LoadRequest {
-    std::string path = "";             // relative to the adapter directory
-    std::string name = "";             // empty: the file's stem
+    std::string path = "";  // relative to the adapter directory
+    std::string name = "";  // empty: the file's stem, the folder's name
     std::string expected_sha256 = "";  // empty: any
-    bool allow_partial = false;        // take what fits, report the rest
-    bool validate_only = false;        // check everything, keep nothing
+    // What a PEFT folder's keys belong to, which it does not say: "unet" or
+    // "text_encoder"; empty: "unet".
+    std::string component = "";
+    bool allow_partial = false;  // take what fits, report the rest
+    bool validate_only = false;  // check everything, keep nothing
     bool allow_replace = false;  // other content under this name gives way
   };
 
@@ -53,18 +88,32 @@ class AdapterStore {
     bool already_loaded = false;
   };
 
-  // Receives what the store held of an unloaded adapter. No handle of it lives
-  // any more; the engine may still have it merged. So the memory is free once
-  // the engine has switched away and this pointer is dropped.
+  // Receives what the store held of an unloaded adapter on the device: an
+  // object of 0 bytes if that was nothing, or if it stays for another name. No
+  // handle of it lives any more; the engine may still have it merged. So the
+  // memory is free once the engine has switched away and this pointer is
+  // dropped.
   using UnloadDone = std::function<void(absl::StatusOr<PreparedAdapterPtr>)>;
+
+  // What Poll has done.
+  struct PollReport {
+    std::vector<std::string> replaced;  // names with new content
+    std::vector<std::string> unloaded;  // names whose file is gone
+    // By name: files that cannot be loaded. The former content stays, and the
+    // file is tried again when it changes again. "": the directory.
+    std::vector<std::pair<std::string, absl::Status>> failures;
+  };
 
   // `source` and `engine` outlive the store. INTERNAL if the engine's modules
   // have ambiguous names.
   static absl::StatusOr<std::unique_ptr<AdapterStore>> Create(
       const AdapterSource* source, const Engine* engine,
-      const Options& options = Options());
+      const Options& options);
+  // Without limits.
+  static absl::StatusOr<std::unique_ptr<AdapterStore>> Create(
+      const AdapterSource* source, const Engine* engine);
 
-  // REQUIRES: no call of Load is running. Handles may live on.
+  // REQUIRES: no call that blocks is running. Handles may live on.
   ~AdapterStore();
 
   AdapterStore(const AdapterStore&) = delete;
@@ -78,7 +127,9 @@ class AdapterStore {
   // ADAPTER_CONFLICT unless allow_replace: then Acquire gives the new content
   // from now on, and handles keep the former. (Its memory goes with its last
   // handle or, if it is merged, with the next switch.) A name that is being
-  // unloaded is free. INVALID_FIELD (field "name" or "sha256");
+  // unloaded is free. INVALID_FIELD (field "name", "sha256" or "component");
+  // ADAPTER_CACHE_FULL (with "wanted_bytes" and "limit_bytes") if it does not
+  // fit in host memory, or would not on the device were that empty;
   // ADAPTER_VERSION_MISMATCH if the file is not expected_sha256; else the
   // errors of AdapterSource::Read, SafetensorsFile::Parse, AdapterParser::Parse
   // and Engine::Prepare.
@@ -89,10 +140,19 @@ class AdapterStore {
 
   // From now on Acquire answers ADAPTER_NOT_FOUND for the name. Calls `done`
   // once: when the last handle is gone, on the thread that drops it, or before
-  // this returns. ADAPTER_NOT_FOUND if there is no such adapter or it is being
-  // unloaded already; ADAPTER_IN_USE (with "in_flight") if `wait` is false and
-  // handles live, and then nothing has changed.
+  // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
+  //
+  // ADAPTER_NOT_FOUND if there is no such adapter or it is being unloaded
+  // already; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight") for
+  // kOnlyIfUnused when handles live. After an error nothing has changed.
+  void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
+  // kWait or kOnlyIfUnused.
   void Unload(absl::string_view name, bool wait, UnloadDone done);
+
+  // While an adapter is pinned it cannot be unloaded, and what is prepared of
+  // it stays on the device. A pin goes over to what replaces the adapter.
+  // ADAPTER_NOT_FOUND.
+  absl::StatusOr<AdapterInfo> SetPinned(absl::string_view name, bool pinned);
 
   // ADAPTER_NOT_FOUND.
   absl::StatusOr<AdapterInfo> Get(absl::string_view name) const;
@@ -100,25 +160,83 @@ class AdapterStore {
   // Loading, active and unloading ones, by name, in byte order.
   std::vector<AdapterInfo> List() const;
 
-  // Pins an adapter for one request. ADAPTER_NOT_FOUND (with "resource_type"
-  // and "resource_name"); ADAPTER_VERSION_MISMATCH if `sha256` is not empty and
-  // differs.
+  // Takes an adapter for one request. Does not block: with a limit for the
+  // device the handle may be not resident(). ADAPTER_NOT_FOUND (with
+  // "resource_type" and "resource_name"); ADAPTER_VERSION_MISMATCH if `sha256`
+  // is not empty and differs.
   absl::StatusOr<AdapterHandle> Acquire(absl::string_view name,
                                         absl::string_view sha256 = "");
 
+  // The same, but the handle is resident(), and with Options::autoload the
+  // adapter need not be loaded before. Blocks on what that takes: call it on an
+  // executor. Requests that want one adapter at once load and prepare it once;
+  // a failure is not remembered. Errors as Acquire, Load (autoload) and
+  // AdapterHandle::MakeResident.
+  absl::StatusOr<AdapterHandle> AcquireResident(absl::string_view name,
+                                                absl::string_view sha256 = "");
+
+  // Looks whether files of autoloaded adapters have changed. New requests get
+  // the new content, those under way finish with theirs; an adapter whose file
+  // is gone is unloaded when nobody uses it. Without the adapter directory
+  // nothing is done. Blocks: call it on an executor, one call at a time.
+  PollReport Poll();
+
+  AdapterStoreStats stats() const;
+
  private:
+  // Why something is loaded.
+  enum class LoadCause { kAsked, kFirstUse, kFileChanged };
+
+  // A name that is taken for one load.
+  class Reservation;
+
   AdapterStore(const AdapterSource* source, const Engine* engine,
                const Options& options, std::unique_ptr<AdapterParser> parser);
+
+  // Load. `handle`, if not null, becomes one of what was loaded; it stays empty
+  // if that was already_loaded.
+  absl::StatusOr<LoadResult> LoadFor(LoadCause cause,
+                                     const LoadRequest& request,
+                                     AdapterHandle* handle);
+
+  // The file at `request.path`, if it is the expected one and does not conflict
+  // with what is `active` under the name.
+  absl::StatusOr<AdapterFile> ReadFor(const LoadRequest& request,
+                                      const std::optional<AdapterInfo>& active);
+
+  // The content of `file`: the one in memory, else parsed and put there, for
+  // which autoloaded adapters give way.
+  absl::StatusOr<AdapterContentPtr> GetContent(const AdapterFile& file,
+                                               const LoadRequest& request);
+  absl::StatusOr<AdapterContentPtr> Insert(AdapterContent content,
+                                           const std::string& path);
 
   // Checks the content of a file against its format and the base.
   absl::StatusOr<ParsedAdapter> Parse(const AdapterFile& file,
                                       const LoadRequest& request) const;
 
+  // Loads NAME.safetensors for its first request.
+  absl::StatusOr<AdapterHandle> Autoload(absl::string_view name,
+                                         absl::string_view sha256);
+
+  // Loads what has changed in the file of an autoloaded adapter.
+  void Refresh(const AdapterRegistry::Watched& watched, PollReport& report);
+
+  void CountLoad(const absl::StatusOr<LoadResult>& result);
+
   const AdapterSource* const source_;
-  const Engine* const engine_;
   const Options options_;
   const std::unique_ptr<const AdapterParser> parser_;
-  const std::shared_ptr<AdapterRegistry> registry_;  // shared with the handles
+  // Shared with the handles and contents.
+  const std::shared_ptr<AdapterCache> cache_;
+  const std::shared_ptr<AdapterRegistry> registry_;
+
+  std::atomic<int64_t> loads_{0};
+  std::atomic<int64_t> loads_repeated_{0};
+  std::atomic<int64_t> loads_failed_{0};
+  std::atomic<int64_t> host_evictions_{0};
+  std::atomic<int64_t> hits_{0};
+  std::atomic<int64_t> misses_{0};
 };
 
 }  // namespace graft

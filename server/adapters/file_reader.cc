@@ -81,9 +81,7 @@ absl::Status CheckUnchanged(int fd, absl::string_view path,
   GRAFT_ASSIGN_OR_RETURN(const size_t grown,
                          ReadFully(fd, path, &surplus, 1, read));
   GRAFT_ASSIGN_OR_RETURN(const struct stat after, Inspect(fd, path));
-  const bool written = after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
-                       after.st_mtim.tv_nsec != before.st_mtim.tv_nsec;
-  if (grown > 0 || written) return Changed(path);
+  if (grown > 0 || StampOf(after) != StampOf(before)) return Changed(path);
   return absl::OkStatus();
 }
 
@@ -115,7 +113,7 @@ absl::StatusOr<AdapterFile> ReadWholeFile(int fd, absl::string_view path,
   }
   GRAFT_RETURN_IF_ERROR(CheckUnchanged(fd, path, info, read));
   return AdapterFile{buffer, absl::Span<const uint8_t>(buffer.get(), size),
-                     hash.HexDigest()};
+                     hash.HexDigest(), StampOf(info)};
 }
 
 }  // namespace graft

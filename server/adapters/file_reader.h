@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/adapters/adapter_source.h"
+#include "server/adapters/adapter_file.h"
 
 namespace graft {
 

@@ -58,14 +58,15 @@ absl::Status TensorError(ErrorReason reason, const KeyGroup& group,
 }
 
 absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
-                                      const KeyNames& names) {
+                                      const KeyNames& names,
+                                      absl::string_view component) {
   GroupedKeys keys;
   for (const auto& [key, tensor] : file.tensors()) {
     if (absl::StartsWith(key, kBundledEmbedding)) {
       keys.not_applied.push_back(key);
       continue;
     }
-    std::optional<KeyMatch> match = names.Find(key);
+    std::optional<KeyMatch> match = names.Find(key, component);
     if (!match.has_value() || match->module == nullptr) {
       keys.unmatched.push_back(key);
       continue;

@@ -51,8 +51,10 @@ struct GroupedKeys {
 
 // Sorts the tensors of `file` by module. ADAPTER_CORRUPT if the file names one
 // module in two ways, or one part of it twice: either could be meant.
+// `component` as for KeyNames::Find.
 absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
-                                      const KeyNames& names);
+                                      const KeyNames& names,
+                                      absl::string_view component);
 
 }  // namespace graft
 

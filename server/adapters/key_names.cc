@@ -37,7 +37,8 @@ absl::Status Insert(absl::flat_hash_map<std::string, const ModuleInfo*>& table,
 // PEFT writes its adapter's name into keys: "x.lora_A.default.weight". Returns
 // the key without it.
 std::string WithoutAdapterName(absl::string_view key) {
-  for (const absl::string_view factor : {".lora_A.", ".lora_B."}) {
+  for (const absl::string_view factor :
+       {".lora_A.", ".lora_B.", ".lora_magnitude_vector."}) {
     const size_t start = key.rfind(factor);
     if (start == absl::string_view::npos) continue;
     const size_t name = start + factor.size();
@@ -149,11 +150,12 @@ absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
   return absl::OkStatus();
 }
 
-std::optional<KeyMatch> KeyNames::Find(absl::string_view key) const {
+std::optional<KeyMatch> KeyNames::Find(absl::string_view key,
+                                       absl::string_view component) const {
   for (const absl::string_view prefix : kFlatPrefixes) {
     if (absl::StartsWith(key, prefix)) return FindFlat(key);
   }
-  return FindDotted(key);
+  return FindDotted(key, component);
 }
 
 std::optional<KeyMatch> KeyNames::FindFlat(absl::string_view key) const {
@@ -168,7 +170,8 @@ std::optional<KeyMatch> KeyNames::FindFlat(absl::string_view key) const {
   return match;
 }
 
-std::optional<KeyMatch> KeyNames::FindDotted(absl::string_view key) const {
+std::optional<KeyMatch> KeyNames::FindDotted(
+    absl::string_view key, absl::string_view component) const {
   const std::string unnamed = WithoutAdapterName(key);
   const std::optional<DottedSuffix> split = SplitDottedKey(unnamed);
   if (!split.has_value()) return std::nullopt;
@@ -177,6 +180,9 @@ std::optional<KeyMatch> KeyNames::FindDotted(absl::string_view key) const {
                  absl::StrReplaceAll(split->path,
                                      {{kPeftLevel, ""}, {".processor.", "."}}),
                  nullptr, split->part};
+  if (!component.empty() && absl::StartsWith(key, kPeftLevel)) {
+    match.alias = absl::StrCat(component, ".", match.alias);
+  }
   auto found = dotted_.find(match.alias);
   if (found == dotted_.end()) {
     found = dotted_.find(WithTextProjectionName(match.alias));

@@ -41,8 +41,11 @@ class KeyNames {
   // `modules` outlives the table. INTERNAL if one name stands for two modules.
   static absl::StatusOr<KeyNames> Create(const ModuleTable* modules);
 
-  // nullopt for a key whose end is no known suffix.
-  std::optional<KeyMatch> Find(absl::string_view key) const;
+  // nullopt for a key whose end is no known suffix. `component` ("unet",
+  // "text_encoder"; empty: the U-Net) is what keys belong to that begin with
+  // "base_model.model." and so do not say.
+  std::optional<KeyMatch> Find(absl::string_view key,
+                               absl::string_view component = "") const;
 
  private:
   using Table = absl::flat_hash_map<std::string, const ModuleInfo*>;
@@ -60,7 +63,8 @@ class KeyNames {
                                   const ModuleInfo& module);
 
   std::optional<KeyMatch> FindFlat(absl::string_view key) const;
-  std::optional<KeyMatch> FindDotted(absl::string_view key) const;
+  std::optional<KeyMatch> FindDotted(absl::string_view key,
+                                     absl::string_view component) const;
 
   Table flat_;
   Table dotted_;

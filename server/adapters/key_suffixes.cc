@@ -31,8 +31,8 @@ constexpr Row kTable[] = {
     {".lora_linear_layer.up.weight", KeyPart::kUp, Where::kDotted},
 
     {".dora_scale", KeyPart::kMagnitude},
-    {".lora_magnitude_vector", KeyPart::kMagnitude},
-    {".lora_magnitude_vector.weight", KeyPart::kMagnitude},
+    {".lora_magnitude_vector", KeyPart::kMagnitudeVector},
+    {".lora_magnitude_vector.weight", KeyPart::kMagnitudeVector},
     {".hada_w1_a", KeyPart::kHadaW1A},
     {".hada_w1_b", KeyPart::kHadaW1B},
     {".hada_w2_a", KeyPart::kHadaW2A},
@@ -53,6 +53,7 @@ constexpr Row kTable[] = {
     // Behind a dotted path this is the base's own weight, as in a checkpoint.
     {".weight", KeyPart::kIa3Weight, Where::kFlat},
     {".on_input", KeyPart::kIa3OnInput},
+    {".ia3_l", KeyPart::kPeftIa3, Where::kDotted},
     {".a1.weight", KeyPart::kGloraA1},
     {".a2.weight", KeyPart::kGloraA2},
     {".b1.weight", KeyPart::kGloraB1},
@@ -79,6 +80,13 @@ std::optional<KeyPart> FindFlatSuffix(absl::string_view suffix) {
     if (row.where != Where::kDotted && suffix == row.suffix) return row.part;
   }
   return std::nullopt;
+}
+
+absl::string_view PartSuffix(KeyPart part) {
+  for (const Row& row : kTable) {
+    if (row.part == part) return row.suffix;
+  }
+  return "";
 }
 
 std::optional<DottedSuffix> SplitDottedKey(absl::string_view key) {

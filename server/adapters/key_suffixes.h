@@ -14,10 +14,11 @@ enum class KeyPart {
   kAlpha,
   kDown,  // LoRA, LoCon
   kUp,
-  kMid,        // Tucker core of a k x k convolution
-  kUpBias,     // PEFT's lora_bias
-  kMagnitude,  // DoRA
-  kHadaW1A,    // LoHa
+  kMid,              // Tucker core of a k x k convolution
+  kUpBias,           // PEFT's lora_bias
+  kMagnitude,        // DoRA
+  kMagnitudeVector,  // the same as PEFT writes it, along another axis
+  kHadaW1A,          // LoHa
   kHadaW1B,
   kHadaW2A,
   kHadaW2B,
@@ -36,6 +37,7 @@ enum class KeyPart {
   kNormDiffBias,
   kIa3Weight,
   kIa3OnInput,
+  kPeftIa3,  // another formula
   kGloraA1,
   kGloraA2,
   kGloraB1,
@@ -57,6 +59,9 @@ enum class KeyPart {
 // The part that `suffix`, all that follows a flat module name, stands for:
 // ".lora_up.weight" is kUp.
 std::optional<KeyPart> FindFlatSuffix(absl::string_view suffix);
+
+// The usual suffix of a part, for messages: ".lora_up.weight".
+absl::string_view PartSuffix(KeyPart part);
 
 struct DottedSuffix {
   KeyPart part = KeyPart::kAlpha;

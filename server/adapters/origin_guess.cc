@@ -1,9 +1,9 @@
 #include "server/adapters/origin_guess.h"
 
 #include <optional>
+#include <string>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace graft {
@@ -13,18 +13,19 @@ namespace {
 struct KeyClue {
   absl::string_view piece;
   absl::string_view what;
-  bool is_adapter;
+  bool is_adapter;  // `what` is the family that it was made for
 };
 
 constexpr KeyClue kKeyClues[] = {
-    {"lora_unet_double_blocks_", "an adapter for Flux", true},
-    {"lora_unet_single_blocks_", "an adapter for Flux", true},
-    {"transformer.single_transformer_blocks.", "an adapter for Flux", true},
-    {"lora_transformer_", "an adapter for Flux", true},
-    {"lora_unet_joint_blocks_", "an adapter for SD 3", true},
-    {"lora_te3_", "an adapter for SD 3", true},
-    {"lora_prior_unet_", "an adapter for Stable Cascade", true},
-    {"lora_prior_te_", "an adapter for Stable Cascade", true},
+    {"lora_unet_double_blocks_", "Flux", true},
+    {"lora_unet_single_blocks_", "Flux", true},
+    {"transformer.single_transformer_blocks.", "Flux", true},
+    {"lora_transformer_", "Flux", true},
+    {"lora_unet_joint_blocks_", "SD 3", true},
+    {"transformer.transformer_blocks.", "SD 3", true},
+    {"lora_te3_", "SD 3", true},
+    {"lora_prior_unet_", "Stable Cascade", true},
+    {"lora_prior_te_", "Stable Cascade", true},
     {"motion_modules", "an AnimateDiff motion module", false},
     {"lora_controlnet", "a ControlNet", false},
     {"control_model.", "a ControlNet", false},
@@ -84,8 +85,9 @@ std::optional<BaseFamily> GuessFamily(const SafetensorsFile& file) {
   }
   if (AnyKeyHas(file, "down_blocks_0_attentions_") ||
       AnyKeyHas(file, "down_blocks.0.attentions.") ||
-      AnyKeyHas(file, "down_blocks_3_") ||
-      AnyKeyHas(file, "input_blocks_10_")) {
+      AnyKeyHas(file, "down_blocks_3_") || AnyKeyHas(file, "down_blocks.3.") ||
+      AnyKeyHas(file, "input_blocks_10_") ||
+      AnyKeyHas(file, "input_blocks.10.")) {
     return BaseFamily::kSd1;
   }
   return std::nullopt;
@@ -104,13 +106,15 @@ bool IsTextualInversion(const SafetensorsFile& file) {
 OriginGuess GuessOrigin(const SafetensorsFile& file, const ModuleTable& base) {
   for (const KeyClue& clue : kKeyClues) {
     if (AnyKeyHas(file, clue.piece)) {
-      return {std::string(clue.what), clue.is_adapter};
+      OriginGuess guess;
+      (clue.is_adapter ? guess.made_for : guess.what) = std::string(clue.what);
+      return guess;
     }
   }
-  if (IsTextualInversion(file)) return {"a textual inversion", false};
+  if (IsTextualInversion(file)) return {"a textual inversion", ""};
   const std::optional<BaseFamily> family = GuessFamily(file);
   if (!family.has_value() || *family == base.family) return {};
-  return {absl::StrCat("an adapter for ", BaseFamilyName(*family)), true};
+  return {"", std::string(BaseFamilyName(*family))};
 }
 
 }  // namespace graft

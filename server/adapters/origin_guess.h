@@ -10,8 +10,8 @@ namespace graft {
 
 // What a file that does not fit seems to be, for the message.
 struct OriginGuess {
-  std::string what;         // "an adapter for SDXL"; empty: no idea
-  bool other_base = false;  // an adapter, but for a base of another family
+  std::string what;      // no adapter, but "a ControlNet"; empty: no idea
+  std::string made_for;  // an adapter, but for this other family: "SDXL"
 };
 
 // Guesses from the names and shapes in `file`, which does not fit `base`.

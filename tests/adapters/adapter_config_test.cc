@@ -47,6 +47,23 @@ TEST(AdapterConfigTest, RankStabilisedDividesByTheRoot) {
       2.0);
 }
 
+TEST(AdapterConfigTest, ASwitchOfNullIsOff) {
+  EXPECT_EQ(
+      Scale(R"({"unet.lora_alpha": 8, "unet.use_rslora": null})", kUnet, 16),
+      0.5);
+}
+
+TEST(AdapterConfigTest, DoraAndBiasAreTheComponents) {
+  const AdapterConfig config =
+      Parse(R"({"unet.use_dora": true, "text_encoder.lora_bias": true})")
+          .value();
+  EXPECT_TRUE(config.UsesDora(kUnet));
+  EXPECT_FALSE(config.UsesDora(kText));
+  EXPECT_FALSE(config.UsesBias(kUnet));
+  EXPECT_TRUE(config.UsesBias(kText));
+  EXPECT_FALSE(AdapterConfig::Parse({}).value().UsesDora(kUnet));
+}
+
 TEST(AdapterConfigTest, PatternsMatchTheEndOfAPathFromADotOn) {
   const std::string pattern = R"({"unet.lora_alpha": 4, "unet.alpha_pattern":)";
   EXPECT_EQ(Scale(pattern + R"({"proj_in": 8}})", kUnet, 4), 2.0);

@@ -33,5 +33,11 @@ TEST(NextAdapterStateTest, TheseAreAllTransitions) {
   }
 }
 
+TEST(AdapterInfoTest, ResidenciesHaveNames) {
+  EXPECT_EQ(AdapterResidencyName(AdapterResidency::kDisk), "disk");
+  EXPECT_EQ(AdapterResidencyName(AdapterResidency::kHost), "host");
+  EXPECT_EQ(AdapterResidencyName(AdapterResidency::kDevice), "device");
+}
+
 }  // namespace
 }  // namespace graft

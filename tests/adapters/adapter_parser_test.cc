@@ -304,7 +304,8 @@ TEST(AdapterParserTest, AShapeThatDoesNotFitIsTheWrongBase) {
           AllOf(HasSubstr("unet.down_blocks.1.attentions.0.transformer_blocks."
                           "0.attn2.to_k"),
                 HasSubstr("[rank, 768]"), HasSubstr("[4, 2048]"),
-                HasSubstr("an adapter for SDXL"),
+                HasSubstr("this adapter was made for SDXL; this server "
+                          "serves SD 1.x"),
                 HasSubstr("sdxl_base_v1-0"))));
 }
 

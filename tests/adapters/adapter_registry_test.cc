@@ -10,8 +10,13 @@
 namespace graft {
 namespace {
 
+std::shared_ptr<AdapterRegistry> MakeRegistry() {
+  return std::make_shared<AdapterRegistry>(std::make_shared<AdapterCache>(
+      /*engine=*/nullptr, AdapterCache::Options()));
+}
+
 TEST(AdapterRegistryTest, LoadsOfOneNameTakeTurns) {
-  const auto registry = std::make_shared<AdapterRegistry>();
+  const auto registry = MakeRegistry();
   const int64_t first = registry->BeginLoad("ink", "a.safetensors");
   absl::Notification second_began;
   std::thread second([&] {
@@ -30,7 +35,7 @@ TEST(AdapterRegistryTest, LoadsOfOneNameTakeTurns) {
 }
 
 TEST(AdapterRegistryTest, LoadsOfDifferentNamesDoNotWait) {
-  const auto registry = std::make_shared<AdapterRegistry>();
+  const auto registry = MakeRegistry();
   const int64_t ink = registry->BeginLoad("ink", "a.safetensors");
   const int64_t pen = registry->BeginLoad("pen", "a.safetensors");
   EXPECT_EQ(registry->List().size(), 2u);

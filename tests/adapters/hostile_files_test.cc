@@ -140,17 +140,17 @@ std::vector<HostileFile> ContradictoryFiles() {
   };
   return {
       corrupt("NoUp", Good().Remove(Key(".lora_up.weight")),
-              "up factor is missing"),
+              "lora_up.weight\" is missing"),
       corrupt("NoDown", Good().Remove(Key(".lora_down.weight")),
-              "down factor is missing"),
-      corrupt("AlphaOnly", Only(".alpha", {}), "both factors are missing"),
+              "lora_down.weight\" is missing"),
+      corrupt("AlphaOnly", Only(".alpha", {}), "all factors are missing"),
       corrupt("RankZero",
               GoodBut(".lora_down.weight", Dtype::kF32, {0, 8})
                   .Remove(Key(".lora_up.weight"))
                   .Add(Key(".lora_up.weight"), Dtype::kF32, {8, 0}),
               "rank 0"),
       corrupt("RanksDiffer", GoodBut(".lora_up.weight", Dtype::kF32, {8, 3}),
-              "rank 2, the up factor 3"),
+              "its rank is 3"),
       corrupt("IntegerDown", GoodBut(".lora_down.weight", Dtype::kI32, {2, 8}),
               "dtype I32"),
       corrupt("IntegerUp", GoodBut(".lora_up.weight", Dtype::kI8, {8, 2}),
@@ -263,28 +263,18 @@ std::vector<HostileFile> UnsupportedFiles() {
                        name};
   };
   return {
-      kind("LoHa", Only(".hada_w1_a", {8, 2}), "LoHa"),
-      kind("LoKrFull", Only(".lokr_w1", {2, 2}), "LoKr"),
-      kind("LoKrFactors", Only(".lokr_w2_a", {2, 2}), "LoKr"),
-      kind("DoRA", GoodAnd(".dora_scale", {8, 1}), "DoRA"),
-      kind("PeftDoRA",
-           AdapterFileBuilder().Add(
-               absl::StrCat(kToQPath, ".lora_magnitude_vector"), Dtype::kF32,
-               {8}),
-           "DoRA"),
-      kind("Tucker", GoodAnd(".lora_mid.weight", {2, 2, 3, 3}), "lora_mid"),
-      kind("LoraBias", GoodAnd(".lora_B.bias", {8}), "lora_bias"),
-      kind("FullDifference", Only(".diff", {8, 8}), "full difference"),
-      kind("BiasDifference", Only(".diff_b", {8}), "full difference"),
-      kind("NormDifference",
-           AdapterFileBuilder().Add(absl::StrCat(kNorm1, ".w_norm"),
-                                    Dtype::kF32, {4}),
-           "norm difference"),
-      kind("IA3", Only(".weight", {8}).Add(Key(".on_input"), Dtype::kBool, {1}),
-           "IA3"),
-      kind("GLoRA", Only(".a1.weight", {8, 2}), "GLoRA"),
-      kind("OFT", Only(".oft_blocks", {2, 4, 4}), "OFT adapters"),
-      kind("BOFT", Only(".oft_blocks", {2, 2, 4, 4}), "BOFT adapters"),
+      kind("LoraBiasWithoutBias", GoodAnd(".lora_B.bias", {8}), "no bias"),
+      kind("BiasDifferenceWithoutBias", Only(".diff_b", {8}), "no bias"),
+      kind("GloraOfTheFirstLayout",
+           Only(".a1.weight", {2, 8})
+               .Add(Key(".a2.weight"), Dtype::kF32, {8, 2})
+               .Add(Key(".b1.weight"), Dtype::kF32, {2, 8})
+               .Add(Key(".b2.weight"), Dtype::kF32, {8, 2}),
+           "first layout"),
+      kind("PeftIa3",
+           AdapterFileBuilder().Add(absl::StrCat(kToQPath, ".ia3_l"),
+                                    Dtype::kF32, {8}),
+           "PEFT's IA3"),
       kind("TLora", Only(".q_layer.weight", {2, 8}), "T-LoRA"),
       kind("SparseRemainder", GoodAnd(".bias_values", {4}), "sparse"),
       kind("ComfyPatch", Only(".set_weight", {8, 8}), "ComfyUI"),
@@ -295,6 +285,111 @@ std::vector<HostileFile> UnsupportedFiles() {
            "neither a linear layer"),
       kind("Float8", GoodBut(".lora_up.weight", Dtype::kF8E4M3, {8, 2}),
            "F8_E4M3"),
+  };
+}
+
+AdapterFileBuilder Loha() {
+  return Only(".hada_w1_a", {8, 2})
+      .Add(Key(".hada_w1_b"), Dtype::kF32, {2, 8})
+      .Add(Key(".hada_w2_a"), Dtype::kF32, {8, 2})
+      .Add(Key(".hada_w2_b"), Dtype::kF32, {2, 8});
+}
+
+AdapterFileBuilder Lokr() {
+  return Only(".lokr_w1", {2, 4})
+      .Add(Key(".lokr_w2_a"), Dtype::kF32, {4, 2})
+      .Add(Key(".lokr_w2_b"), Dtype::kF32, {2, 2});
+}
+
+// Those of the other algorithms.
+std::vector<HostileFile> FilesOfOtherAlgorithms() {
+  const auto file = [](const char* what, const AdapterFileBuilder& builder,
+                       Reason reason, const char* message) {
+    return HostileFile{what, builder.Build(), reason, message};
+  };
+  const auto with = [](AdapterFileBuilder builder, const char* suffix,
+                       std::vector<int64_t> shape, double value = 0.5) {
+    return builder.Remove(Key(suffix))
+        .Add(Key(suffix), Dtype::kF32, shape, {value});
+  };
+  constexpr Reason kCorrupt = Reason::kAdapterCorrupt;
+  constexpr Reason kMisfit = Reason::kAdapterBaseMismatch;
+  constexpr Reason kNonFinite = Reason::kAdapterNonFinite;
+  return {
+      file("LohaHalf", Only(".hada_w1_a", {8, 2}), kCorrupt, "hada_w1_b"),
+      file("LohaOneCore", with(Loha(), ".hada_t1", {2, 2, 3, 3}), kCorrupt,
+           "hada_t2"),
+      file("LohaSwapped", with(Loha(), ".hada_w1_a", {2, 8}), kMisfit,
+           "expected [8, rank]"),
+      file("LohaRanksDiffer", with(Loha(), ".hada_w2_a", {8, 3}), kCorrupt,
+           "its rank is 3"),
+      file("LohaNan", with(Loha(), ".hada_w2_b", {2, 8}, kNan), kNonFinite,
+           "hada_w2_b"),
+      file("LohaCoreNan",
+           AdapterFileBuilder()
+               .Add(absl::StrCat(kConv1, ".hada_w1_a"), Dtype::kF32, {2, 8})
+               .Add(absl::StrCat(kConv1, ".hada_w1_b"), Dtype::kF32, {2, 4})
+               .Add(absl::StrCat(kConv1, ".hada_t1"), Dtype::kF32, {2, 2, 3, 3})
+               .Add(absl::StrCat(kConv1, ".hada_w2_a"), Dtype::kF32, {2, 8})
+               .Add(absl::StrCat(kConv1, ".hada_w2_b"), Dtype::kF32, {2, 4})
+               .Add(absl::StrCat(kConv1, ".hada_t2"), Dtype::kF32, {2, 2, 3, 3},
+                    {0.5, kNan}),
+           kNonFinite, "hada_t2"),
+      file("LokrCoreNan",
+           AdapterFileBuilder()
+               .Add(absl::StrCat(kConv1, ".lokr_w1"), Dtype::kF32, {4, 2})
+               .Add(absl::StrCat(kConv1, ".lokr_w2_a"), Dtype::kF32, {2, 2})
+               .Add(absl::StrCat(kConv1, ".lokr_w2_b"), Dtype::kF32, {2, 2})
+               .Add(absl::StrCat(kConv1, ".lokr_t2"), Dtype::kF32, {2, 2, 3, 3},
+                    {0.5, kInfinity}),
+           kNonFinite, "lokr_t2"),
+      file("LokrHalf", Only(".lokr_w1", {2, 4}), kCorrupt, "lokr_w2_a"),
+      file("LokrBothForms", with(Lokr(), ".lokr_w2", {4, 2}), kCorrupt,
+           "whole and in factors"),
+      file("LokrNoDivisor", with(Lokr(), ".lokr_w1", {3, 4}), kMisfit,
+           "a divisor of 8"),
+      file("LokrZero", with(Lokr(), ".lokr_w1", {0, 4}), kCorrupt, "0"),
+      file("LokrCoreOnLinear", with(Lokr(), ".lokr_t2", {2, 2, 3, 3}), kMisfit,
+           "larger kernels"),
+      file("TwoAlgorithms", with(Loha(), ".lokr_w1", {2, 4}), kCorrupt,
+           "LoHa and of LoKr"),
+      file("LoraAndDiff", GoodAnd(".diff", {8, 8}), kCorrupt,
+           "parts of LoRA and"),
+      file("MidOnLinear", GoodAnd(".lora_mid.weight", {2, 2, 3, 3}), kMisfit,
+           "larger kernels"),
+      file("DoraAlone", Only(".dora_scale", {8, 1}), kCorrupt, "magnitude"),
+      file("DoraOfOtherSize", GoodAnd(".dora_scale", {7, 1}), kMisfit,
+           "expected [8, 1] or [1, 8]"),
+      file("DoraOnDiff", with(Only(".diff", {8, 8}), ".dora_scale", {8, 1}),
+           kCorrupt, "goes with"),
+      file("DoraNan", GoodAnd(".dora_scale", {8, 1}, {kNan}), kNonFinite,
+           "dora_scale"),
+      file("DiffOfOtherShape", Only(".diff", {8, 9}), kMisfit,
+           "expected [8, 8]"),
+      file("NormOnLinear", Only(".w_norm", {8}), kMisfit, "a norm"),
+      file("Ia3WithoutSwitch", Only(".weight", {8}), kCorrupt, "on_input"),
+      file("Ia3SwitchOfTwo", with(Only(".weight", {8}), ".on_input", {}, 2),
+           kCorrupt, "neither 0 nor 1"),
+      file("GloraHalf", Only(".a1.weight", {8, 2}), kCorrupt, "a2.weight"),
+      file("OftDoesNotTile", Only(".oft_blocks", {3, 4, 4}), kMisfit,
+           "8 rows in all"),
+      file("OftNotSquare", Only(".oft_blocks", {2, 4, 2}), kCorrupt,
+           "block size is 2"),
+      file("OftNan",
+           with(Only(".rescale", {8}), ".oft_blocks", {2, 4, 4}, kNan),
+           kNonFinite, "oft_blocks"),
+      file("BoftNan",
+           with(Only(".rescale", {8}), ".oft_blocks", {1, 2, 4, 4}, kNan),
+           kNonFinite, "oft_blocks"),
+      file("OftRescaleAlone", Only(".rescale", {8, 1}), kCorrupt, "oft_blocks"),
+      file("OftRescaleOfOtherSize",
+           with(Only(".oft_blocks", {2, 4, 4}), ".rescale", {4, 1}), kMisfit,
+           "expected [8]"),
+      file("BoftOdd", Only(".oft_blocks", {1, 8, 1, 1}), kMisfit, "expected"),
+      file("BoftTooManyStages", Only(".oft_blocks", {4, 2, 4, 4}), kMisfit,
+           "butterfly"),
+      file("BoftDoesNotTile", Only(".oft_blocks", {1, 3, 4, 4}), kMisfit,
+           "8 rows in all"),
   };
 }
 
@@ -312,6 +407,7 @@ TEST_P(HostileFileTest, IsRefusedAsAPartialLoadTooUnlessItIsOne) {
                                  {.allow_partial = true});
   const bool may_fit_in_part =
       GetParam().reason == Reason::kAdapterBaseMismatch ||
+      GetParam().reason == Reason::kAdapterKindUnsupported ||
       GetParam().reason == Reason::kAdapterKeysUnmatched;
   if (may_fit_in_part && parsed.ok()) {
     EXPECT_GT(parsed->report.keys.unmatched, 0);
@@ -332,6 +428,8 @@ INSTANTIATE_TEST_SUITE_P(NonFinite, HostileFileTest,
                          testing::ValuesIn(NonFiniteFiles()), Name);
 INSTANTIATE_TEST_SUITE_P(DoesNotFit, HostileFileTest,
                          testing::ValuesIn(FilesThatDoNotFit()), Name);
+INSTANTIATE_TEST_SUITE_P(OtherAlgorithms, HostileFileTest,
+                         testing::ValuesIn(FilesOfOtherAlgorithms()), Name);
 INSTANTIATE_TEST_SUITE_P(Unsupported, HostileFileTest,
                          testing::ValuesIn(UnsupportedFiles()), Name);
 

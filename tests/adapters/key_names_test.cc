@@ -48,6 +48,7 @@ std::string Describe(const std::string& key) {
     case KeyPart::kUpBias:
       return module + " bias";
     case KeyPart::kMagnitude:
+    case KeyPart::kMagnitudeVector:
       return module + " magnitude";
     default:
       return module + " other";

@@ -1,0 +1,195 @@
+#include "server/adapters/adapter_cache.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "server/common/error.h"
+#include "server/common/status_macros.h"
+
+namespace graft {
+namespace {
+
+// What the engine has prepared, and its bytes in the budget.
+struct CountedAdapter {
+  PreparedAdapterPtr adapter;
+  std::shared_ptr<const void> bytes;
+};
+
+absl::Status DeviceFull(const ByteBudget& budget, int64_t bytes) {
+  const ErrorMetadata metadata = {
+      {"wanted_bytes", absl::StrCat(bytes)},
+      {"limit_bytes", absl::StrCat(budget.limit())}};
+  if (!budget.CanHold(bytes)) {
+    return Error(ErrorReason::kAdapterCacheFull,
+                 absl::StrCat("the adapter takes ", bytes,
+                              " bytes on the device, and this server keeps ",
+                              budget.limit(),
+                              " for adapters; raise "
+                              "--max_adapter_device_bytes"),
+                 metadata);
+  }
+  return WithRetryDelay(
+      Error(ErrorReason::kAdapterCacheFull,
+            absl::StrCat("no room on the device for an adapter of ", bytes,
+                         " bytes: ", budget.used(), " of ", budget.limit(),
+                         " are pinned or in use by requests; try again later, "
+                         "or unpin an adapter"),
+            metadata),
+      absl::Seconds(1));
+}
+
+}  // namespace
+
+AdapterCache::AdapterCache(const Engine* engine, const Options& options)
+    : engine_(engine),
+      host_(std::make_shared<ByteBudget>(options.max_host_bytes)),
+      device_(std::make_shared<ByteBudget>(options.max_device_bytes)) {}
+
+AdapterContentPtr AdapterCache::FindLocked(absl::string_view sha256,
+                                           absl::string_view component) const {
+  for (const auto& [content, entry] : entries_) {
+    if (content->weights.sha256 != sha256 || content->component != component) {
+      continue;
+    }
+    // Null while its last pointer goes.
+    AdapterContentPtr found = entry.content.lock();
+    if (found != nullptr) return found;
+  }
+  return nullptr;
+}
+
+AdapterContentPtr AdapterCache::Find(absl::string_view sha256,
+                                     absl::string_view component) const {
+  absl::ReaderMutexLock lock(&mu_);
+  return FindLocked(sha256, component);
+}
+
+AdapterContentPtr AdapterCache::Insert(AdapterContent& content) {
+  absl::MutexLock lock(&mu_);
+  AdapterContentPtr found =
+      FindLocked(content.weights.sha256, content.component);
+  if (found != nullptr) return found;
+  content.host_bytes = host_->TryReserve(content.size_bytes);
+  if (content.host_bytes == nullptr) return nullptr;
+  const AdapterContentPtr added(
+      new AdapterContent(std::move(content)),
+      [cache = shared_from_this()](const AdapterContent* gone) {
+        cache->Forget(gone);
+        delete gone;
+      });
+  entries_[added.get()].content = added;
+  return added;
+}
+
+PreparedAdapterPtr AdapterCache::Use(const AdapterContent& content) {
+  absl::MutexLock lock(&mu_);
+  Entry& entry = entries_.at(&content);
+  entry.last_use = ++uses_;
+  return entry.prepared;
+}
+
+absl::StatusOr<PreparedAdapterPtr> AdapterCache::MakeResident(
+    const AdapterContentPtr& content) {
+  {
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_.at(content.get());
+    const auto is_free = [&entry] { return !entry.preparing; };
+    mu_.Await(absl::Condition(&is_free));
+    entry.last_use = ++uses_;
+    if (entry.prepared != nullptr) return entry.prepared;
+    entry.preparing = true;
+  }
+  absl::StatusOr<PreparedAdapterPtr> prepared = Prepare(*content);
+  absl::MutexLock lock(&mu_);
+  Entry& entry = entries_.at(content.get());
+  entry.preparing = false;
+  if (!prepared.ok()) return prepared;
+  entry.prepared = *prepared;
+  entry.device_bytes = entry.prepared->bytes();
+  return prepared;
+}
+
+absl::StatusOr<PreparedAdapterPtr> AdapterCache::Prepare(
+    const AdapterContent& content) {
+  absl::StatusOr<PreparedAdapterPtr> prepared =
+      engine_->Prepare(content.weights);
+  while (GetErrorReason(prepared.status()) == ErrorReason::kGpuOutOfMemory &&
+         EvictOne()) {
+    prepared = engine_->Prepare(content.weights);
+  }
+  GRAFT_RETURN_IF_ERROR(prepared.status());
+  auto counted = std::make_shared<CountedAdapter>();
+  GRAFT_ASSIGN_OR_RETURN(counted->bytes, ReserveDevice((*prepared)->bytes()));
+  counted->adapter = *std::move(prepared);
+  const PreparedAdapter* const adapter = counted->adapter.get();
+  return PreparedAdapterPtr(std::move(counted), adapter);
+}
+
+absl::StatusOr<std::shared_ptr<const void>> AdapterCache::ReserveDevice(
+    int64_t bytes) {
+  if (!device_->CanHold(bytes)) return DeviceFull(*device_, bytes);
+  do {
+    std::shared_ptr<const void> reserved = device_->TryReserve(bytes);
+    if (reserved != nullptr) return reserved;
+  } while (EvictOne());
+  return DeviceFull(*device_, bytes);
+}
+
+bool AdapterCache::EvictOne() {
+  PreparedAdapterPtr dropped;
+  absl::MutexLock lock(&mu_);
+  Entry* oldest = nullptr;
+  for (auto& [content, entry] : entries_) {
+    // Copies are made from the cache's own pointer only with the lock: if it is
+    // the only one, it stays the only one.
+    const bool is_idle = entry.prepared != nullptr && entry.pins == 0 &&
+                         entry.prepared.use_count() == 1;
+    if (!is_idle) continue;
+    if (oldest == nullptr || entry.last_use < oldest->last_use) {
+      oldest = &entry;
+    }
+  }
+  if (oldest == nullptr) return false;
+  dropped = std::move(oldest->prepared);
+  ++evictions_;
+  return true;
+}
+
+void AdapterCache::Pin(const AdapterContent& content) {
+  absl::MutexLock lock(&mu_);
+  ++entries_.at(&content).pins;
+}
+
+void AdapterCache::Unpin(const AdapterContent& content) {
+  absl::MutexLock lock(&mu_);
+  --entries_.at(&content).pins;
+}
+
+PreparedAdapterPtr AdapterCache::Take(const AdapterContent& content) {
+  absl::MutexLock lock(&mu_);
+  return std::move(entries_.at(&content).prepared);
+}
+
+AdapterCache::Place AdapterCache::Locate(const AdapterContent& content) const {
+  absl::ReaderMutexLock lock(&mu_);
+  const Entry& entry = entries_.at(&content);
+  return {entry.prepared == nullptr ? AdapterResidency::kHost
+                                    : AdapterResidency::kDevice,
+          entry.device_bytes};
+}
+
+int64_t AdapterCache::evictions() const {
+  absl::ReaderMutexLock lock(&mu_);
+  return evictions_;
+}
+
+void AdapterCache::Forget(const AdapterContent* content) {
+  PreparedAdapterPtr dropped;
+  absl::MutexLock lock(&mu_);
+  const auto found = entries_.find(content);
+  dropped = std::move(found->second.prepared);
+  entries_.erase(found);
+}
+
+}  // namespace graft

@@ -1,0 +1,221 @@
+// Adapters that are loaded by the first request that names them, and their
+// files, which may change meanwhile.
+
+#include <atomic>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/adapters/adapter_store.h"
+#include "server/common/error.h"
+#include "tests/adapters/store_fixture.h"
+#include "tests/testing/status_matchers.h"
+
+namespace graft {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Pair;
+using Call = FakeEngine::Call;
+
+class AutoloadTest : public StoreFixture {
+ protected:
+  AutoloadTest() { MakeStore(0, 0, /*autoload=*/true); }
+
+  std::string DigestInUse(const std::string& name) {
+    return store_->AcquireResident(name).value().sha256();
+  }
+};
+
+TEST_F(AutoloadTest, TheFirstRequestLoadsTheFile) {
+  const auto handle = store_->AcquireResident("a", DigestOf("a"));
+  ASSERT_THAT(handle, IsOk());
+  EXPECT_EQ(handle->sha256(), DigestOf("a"));
+  EXPECT_TRUE(handle->resident());
+  const AdapterInfo info = store_->Get("a").value();
+  EXPECT_TRUE(info.autoloaded);
+  EXPECT_EQ(info.path, "a.safetensors");
+  EXPECT_EQ(info.in_flight, 1);
+  EXPECT_EQ(info.use_count, 1);
+  EXPECT_EQ(store_->stats().misses, 1);
+  EXPECT_EQ(store_->stats().loads, 1);
+}
+
+TEST_F(AutoloadTest, IsOffByDefault) {
+  MakeStore(0, 0);
+  EXPECT_THAT(store_->AcquireResident("a"),
+              HasReason(ErrorReason::kAdapterNotFound));
+  EXPECT_EQ(reads(), 0);
+}
+
+TEST_F(AutoloadTest, AcquireAloneLoadsNothing) {
+  EXPECT_THAT(store_->Acquire("a"), HasReason(ErrorReason::kAdapterNotFound));
+}
+
+TEST_F(AutoloadTest, ManyRequestsReadTheFileOnce) {
+  std::vector<absl::StatusOr<AdapterHandle>> handles(32);
+  std::vector<std::thread> threads;
+  absl::BlockingCounter started(static_cast<int>(handles.size()));
+  std::atomic<bool> waited{false};
+  engine_.OnCall(Call::kPrepare, [&started, &waited] {
+    if (!waited.exchange(true)) started.Wait();
+  });
+  for (auto& handle : handles) {
+    threads.emplace_back([&handle, &started, this] {
+      started.DecrementCount();
+      handle = store_->AcquireResident("a");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& handle : handles) EXPECT_THAT(handle, IsOk());
+  EXPECT_EQ(reads(), 2);
+  EXPECT_EQ(engine_.calls(Call::kPrepare), 1);
+  EXPECT_EQ(store_->stats().loads, 1);
+}
+
+TEST_F(AutoloadTest, FailuresAreNotRemembered) {
+  Replace("a", "junk");
+  EXPECT_THAT(store_->AcquireResident("a"),
+              HasReason(ErrorReason::kAdapterCorrupt));
+  EXPECT_THAT(store_->List(), IsEmpty());
+  Replace("a", FileOf("a"));
+  EXPECT_THAT(store_->AcquireResident("a"), IsOk());
+  EXPECT_EQ(store_->stats().loads_failed, 1);
+}
+
+TEST_F(AutoloadTest, WithoutAFileTheErrorIsThatOfALoad) {
+  const auto missing = store_->AcquireResident("none");
+  EXPECT_THAT(missing, HasReason(ErrorReason::kAdapterNotFound));
+  EXPECT_THAT(GetErrorMetadata(missing.status()),
+              Contains(Pair("resource_name", "none.safetensors")));
+}
+
+TEST_F(AutoloadTest, OnlyNamesOfTheTopFolderAreFiles) {
+  dir_.Write("root/sub/a.safetensors", FileOf("a"));
+  for (const char* name : {"sub/a", "../root/a", "./a", "a\n", ""}) {
+    const auto refused = store_->AcquireResident(name);
+    EXPECT_THAT(refused, HasReason(ErrorReason::kAdapterNotFound)) << name;
+    EXPECT_THAT(GetErrorMetadata(refused.status()),
+                Contains(Pair("resource_type", "Adapter")));
+  }
+  EXPECT_EQ(reads(), 0);
+}
+
+TEST_F(AutoloadTest, AnotherVersionIsNotLoaded) {
+  EXPECT_THAT(store_->AcquireResident("a", DigestOf("b")),
+              HasReason(ErrorReason::kAdapterVersionMismatch));
+  EXPECT_THAT(store_->List(), IsEmpty());
+}
+
+TEST_F(AutoloadTest, WhatIsAskedForLaterIsNotAutoloadedAnyMore) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  EXPECT_TRUE(Load("a")->already_loaded);
+  EXPECT_FALSE(store_->Get("a")->autoloaded);
+}
+
+TEST_F(AutoloadTest, PollFindsNothingWhereNothingChanged) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  const int reads = this->reads();
+  const AdapterStore::PollReport report = store_->Poll();
+  EXPECT_THAT(report.replaced, IsEmpty());
+  EXPECT_THAT(report.unloaded, IsEmpty());
+  EXPECT_THAT(report.failures, IsEmpty());
+  EXPECT_EQ(this->reads(), reads);
+}
+
+TEST_F(AutoloadTest, PollGivesNewRequestsTheNewContent) {
+  std::optional<AdapterHandle> under_way = store_->AcquireResident("a").value();
+  Replace("a", FileOf("a", 1));
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
+  EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a", 1));
+  EXPECT_EQ(under_way->prepared()->sha256(), DigestOf("a"));
+  EXPECT_TRUE(store_->Get("a")->autoloaded);
+  under_way.reset();
+  EXPECT_EQ(engine_.live_prepared(), 1);
+  EXPECT_THAT(store_->Poll().replaced, IsEmpty());
+}
+
+TEST_F(AutoloadTest, PollReadsATouchedFileOnce) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", FileOf("a"));
+  EXPECT_THAT(store_->Poll().replaced, IsEmpty());
+  const int reads = this->reads();
+  EXPECT_THAT(store_->Poll().replaced, IsEmpty());
+  EXPECT_EQ(this->reads(), reads);
+  EXPECT_EQ(engine_.calls(Call::kPrepare), 1);
+}
+
+TEST_F(AutoloadTest, PollUnloadsWhatIsGoneWhenNobodyUsesIt) {
+  std::optional<AdapterHandle> under_way = store_->AcquireResident("a").value();
+  std::filesystem::remove(dir_.File("root/a.safetensors"));
+  EXPECT_THAT(store_->Poll().unloaded, ElementsAre("a"));
+  EXPECT_EQ(store_->Get("a")->state, AdapterState::kUnloading);
+  EXPECT_THAT(store_->AcquireResident("a"),
+              HasReason(ErrorReason::kAdapterNotFound));
+  under_way.reset();
+  EXPECT_THAT(store_->List(), IsEmpty());
+  EXPECT_EQ(engine_.live_prepared(), 0);
+}
+
+TEST_F(AutoloadTest, AFileThatIsBackIsLoadedAgain) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  std::filesystem::remove(dir_.File("root/a.safetensors"));
+  store_->Poll();
+  Replace("a", FileOf("a", 1));
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a", 1));
+}
+
+TEST_F(AutoloadTest, PollKeepsTheFormerContentOfABrokenFile) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", "junk");
+  const AdapterStore::PollReport report = store_->Poll();
+  ASSERT_EQ(report.failures.size(), 1u);
+  EXPECT_EQ(report.failures[0].first, "a");
+  EXPECT_THAT(report.failures[0].second,
+              HasReason(ErrorReason::kAdapterCorrupt));
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
+  // Tried once.
+  EXPECT_THAT(store_->Poll().failures, IsEmpty());
+  Replace("a", FileOf("a", 1));
+  EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
+}
+
+TEST_F(AutoloadTest, WithoutTheDirectoryPollUnloadsNothing) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  std::filesystem::rename(dir_.File("root"), dir_.File("away"));
+  const AdapterStore::PollReport report = store_->Poll();
+  EXPECT_THAT(report.unloaded, IsEmpty());
+  ASSERT_EQ(report.failures.size(), 1u);
+  EXPECT_EQ(report.failures[0].first, "");
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
+}
+
+TEST_F(AutoloadTest, PollLeavesWhatWasAskedForAlone) {
+  ASSERT_THAT(Load("a"), IsOk());
+  Replace("a", FileOf("a", 1));
+  EXPECT_THAT(store_->Poll().replaced, IsEmpty());
+  std::filesystem::remove(dir_.File("root/a.safetensors"));
+  EXPECT_THAT(store_->Poll().unloaded, IsEmpty());
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
+}
+
+TEST_F(AutoloadTest, PollLeavesAPinnedAdapterWithoutAFileAlone) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  ASSERT_THAT(store_->SetPinned("a", true), IsOk());
+  std::filesystem::remove(dir_.File("root/a.safetensors"));
+  EXPECT_THAT(store_->Poll().unloaded, IsEmpty());
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
+}
+
+}  // namespace
+}  // namespace graft
