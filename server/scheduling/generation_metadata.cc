@@ -53,6 +53,26 @@ std::string LoraHashes(const std::vector<AppliedAdapter>& adapters) {
       });
 }
 
+// "ink: 0.8:0.5@0-0.4 1@0.4-1", as the client's --adapter takes it: the weight,
+// the text encoder's if it is another, and the fractions of the steps.
+std::string LoraSchedules(const std::vector<AppliedAdapter>& adapters) {
+  std::vector<std::string> schedules;
+  for (const AppliedAdapter& adapter : adapters) {
+    if (adapter.schedule.empty()) continue;
+    std::string text = absl::StrCat(adapter.name, ":");
+    for (const WeightRange& range : adapter.schedule) {
+      absl::StrAppend(&text, " ", ShortestDecimal(range.weight));
+      if (range.text_encoder_weight != range.weight) {
+        absl::StrAppend(&text, ":", ShortestDecimal(range.text_encoder_weight));
+      }
+      absl::StrAppend(&text, "@", ShortestDecimal(range.from), "-",
+                      ShortestDecimal(range.to));
+    }
+    schedules.push_back(std::move(text));
+  }
+  return absl::StrJoin(schedules, ", ");
+}
+
 std::string Infotext(const EngineInfo& engine, const GenerationParams& params,
                      const std::vector<AppliedAdapter>& adapters) {
   std::vector<std::pair<std::string, std::string>> pairs = {
@@ -66,6 +86,8 @@ std::string Infotext(const EngineInfo& engine, const GenerationParams& params,
   };
   if (!adapters.empty())
     pairs.emplace_back("Lora hashes", LoraHashes(adapters));
+  const std::string schedules = LoraSchedules(adapters);
+  if (!schedules.empty()) pairs.emplace_back("Lora schedules", schedules);
   pairs.emplace_back("Version", absl::StrCat("graft ", Version()));
 
   std::string text = WithoutNul(params.prompt);
@@ -81,13 +103,29 @@ std::string Infotext(const EngineInfo& engine, const GenerationParams& params,
   return text;
 }
 
+Json ScheduleJson(const std::vector<WeightRange>& schedule) {
+  Json list = Json::array();
+  for (const WeightRange& range : schedule) {
+    list.push_back({{"from", range.from},
+                    {"to", range.to},
+                    {"weight", range.weight},
+                    {"text_encoder_weight", range.text_encoder_weight}});
+  }
+  return list;
+}
+
+// Each with its weights, or with the schedule that stands in their place.
 Json AdaptersJson(const std::vector<AppliedAdapter>& adapters) {
   Json list = Json::array();
   for (const AppliedAdapter& adapter : adapters) {
-    list.push_back({{"name", adapter.name},
-                    {"sha256", adapter.sha256},
-                    {"weight", adapter.weight},
-                    {"text_encoder_weight", adapter.text_encoder_weight}});
+    Json entry = {{"name", adapter.name}, {"sha256", adapter.sha256}};
+    if (adapter.schedule.empty()) {
+      entry["weight"] = adapter.weight;
+      entry["text_encoder_weight"] = adapter.text_encoder_weight;
+    } else {
+      entry["schedule"] = ScheduleJson(adapter.schedule);
+    }
+    list.push_back(std::move(entry));
   }
   return list;
 }

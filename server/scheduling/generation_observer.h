@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/scheduling/weight_schedule.h"
 
 namespace graft {
 
@@ -16,12 +17,16 @@ struct AppliedAdapter {
   std::string sha256;
   double weight = 1.0;
   double text_encoder_weight = 1.0;
+  // Not empty: merged during these ranges only, with their weights.
+  std::vector<WeightRange> schedule = {};
 };
 
-// Times of one request, summed over its images.
+// Times of one request, summed over its images and over all that it was on the
+// device for: a step or a switch that several requests share counts whole for
+// each of them. While it yields to others, no time counts.
 struct GenerationTimings {
   absl::Duration queue;
-  absl::Duration adapter_switch;  // the pass over the weights alone
+  absl::Duration adapter_switch;  // the passes over the weights alone
   absl::Duration text_encode;
   absl::Duration denoise;
   absl::Duration vae_decode;
@@ -45,8 +50,10 @@ class GenerationObserver {
  public:
   virtual ~GenerationObserver() = default;
 
-  // `position` requests are before this one, the running one included.
-  virtual void OnQueued(int position) = 0;
+  // `position` requests are before this one, the running ones included.
+  // `estimated_wait` until the device begins with it; zero as long as the
+  // device's speed is not known.
+  virtual void OnQueued(int position, absl::Duration estimated_wait) = 0;
 
   // The device begins with the request.
   virtual void OnStarted() = 0;

@@ -10,6 +10,7 @@
 #include "server/adapters/adapter_handle.h"
 #include "server/engine/generation_params.h"
 #include "server/scheduling/generation_observer.h"
+#include "server/scheduling/weight_schedule.h"
 
 namespace graft {
 
@@ -24,6 +25,9 @@ struct RequestedAdapter {
   AdapterHandle handle;
   double weight = 1.0;
   double text_encoder_weight = 1.0;
+  // Weights by step range, which do not overlap; outside of them the adapter is
+  // not merged. Empty: the weights above throughout.
+  std::vector<WeightRange> schedule = {};
 };
 
 // One validated request with all that it needs: its adapter set is the whole

@@ -1,49 +1,38 @@
 #include "server/scheduling/request_queue.h"
 
-#include <algorithm>
-#include <iterator>
 #include <utility>
 
-#include "server/scheduling/scheduling_policy.h"
 #include "server/scheduling/task_liveness.h"
 
 namespace graft {
 
 void RequestQueue::Push(AcceptedRequest request) {
-  requests_.push_back(std::move(request));
+  const int64_t id = request.id;
+  requests_.emplace(id, std::move(request));
 }
 
-AcceptedRequest RequestQueue::TakeNext() {
-  std::vector<WaitingRequest> waiting;
-  waiting.reserve(requests_.size());
-  for (const AcceptedRequest& request : requests_) {
-    waiting.push_back(
-        {request.accepted_at, request.replies->task().request_class});
-  }
-  const auto chosen = requests_.begin() +
-                      static_cast<std::ptrdiff_t>(ChooseNextRequest(waiting));
-  AcceptedRequest request = std::move(*chosen);
-  requests_.erase(chosen);
-  return request;
+AcceptedRequest RequestQueue::Take(int64_t id) {
+  return std::move(requests_.extract(id).mapped());
 }
 
 std::vector<AcceptedRequest> RequestQueue::TakeDead(absl::Time now) {
-  const auto dead = std::stable_partition(
-      requests_.begin(), requests_.end(),
-      [now](const AcceptedRequest& request) {
-        return CheckTaskLiveness(request.replies->task(), now, {}).ok();
-      });
-  std::vector<AcceptedRequest> taken(std::make_move_iterator(dead),
-                                     std::make_move_iterator(requests_.end()));
-  requests_.erase(dead, requests_.end());
-  return taken;
+  std::vector<AcceptedRequest> dead;
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (CheckTaskLiveness(it->second.replies->task(), now, {}).ok()) {
+      ++it;
+    } else {
+      dead.push_back(std::move(it->second));
+      it = requests_.erase(it);
+    }
+  }
+  return dead;
 }
 
 std::vector<AcceptedRequest> RequestQueue::TakeAll() {
-  std::vector<AcceptedRequest> taken(std::make_move_iterator(requests_.begin()),
-                                     std::make_move_iterator(requests_.end()));
+  std::vector<AcceptedRequest> all;
+  for (auto& [id, request] : requests_) all.push_back(std::move(request));
   requests_.clear();
-  return taken;
+  return all;
 }
 
 }  // namespace graft

@@ -1,7 +1,8 @@
 #ifndef GRAFT_SERVER_SCHEDULING_REQUEST_QUEUE_H_
 #define GRAFT_SERVER_SCHEDULING_REQUEST_QUEUE_H_
 
-#include <deque>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -12,25 +13,23 @@ namespace graft {
 
 // A request that was accepted.
 struct AcceptedRequest {
+  int64_t id = 0;  // rises with each arrival
   std::shared_ptr<RequestReplies> replies;
   absl::Time accepted_at;
 };
 
-// The requests that wait, at most `capacity` of them. Thread-compatible: the
+// The requests that wait, in order of arrival. Thread-compatible: the
 // scheduler's mutex guards it.
 class RequestQueue {
  public:
-  explicit RequestQueue(int capacity) : capacity_(capacity) {}
-
   bool empty() const { return requests_.empty(); }
-  bool full() const { return size() >= capacity_; }
   int size() const { return static_cast<int>(requests_.size()); }
 
-  // REQUIRES: not full.
+  // REQUIRES: the id is new.
   void Push(AcceptedRequest request);
 
-  // Removes the one that the policy chooses. REQUIRES: not empty.
-  AcceptedRequest TakeNext();
+  // Removes the one with this id. REQUIRES: it waits.
+  AcceptedRequest Take(int64_t id);
 
   // Removes those whose client is gone or whose deadline has passed at `now`.
   std::vector<AcceptedRequest> TakeDead(absl::Time now);
@@ -39,8 +38,7 @@ class RequestQueue {
   std::vector<AcceptedRequest> TakeAll();
 
  private:
-  const int capacity_;
-  std::deque<AcceptedRequest> requests_;  // in order of arrival
+  std::map<int64_t, AcceptedRequest> requests_;  // by id
 };
 
 }  // namespace graft

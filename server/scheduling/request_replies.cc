@@ -15,11 +15,11 @@ RequestReplies::RequestReplies(std::unique_ptr<GenerationTask> task,
       task_(std::move(task)),
       on_done_(std::move(on_done)) {}
 
-void RequestReplies::Open(int position) {
+void RequestReplies::Open(int position, absl::Duration estimated_wait) {
   {
     absl::MutexLock lock(&mu_);
-    events_.push_front([position](GenerationObserver& observer) {
-      observer.OnQueued(position);
+    events_.push_front([=](GenerationObserver& observer) {
+      observer.OnQueued(position, estimated_wait);
     });
   }
   Deliver();

@@ -36,7 +36,7 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   const GenerationTask& task() const { return *task_; }
 
   // Reports the place in the queue and lets everything else follow.
-  void Open(int position);
+  void Open(int position, absl::Duration estimated_wait);
 
   void Started();
   void Progress(int image_index, int step, int steps);

@@ -1,14 +1,28 @@
 #include "server/scheduling/request_scheduler.h"
 
+#include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
-#include "server/scheduling/request_runner.h"
 #include "server/scheduling/task_liveness.h"
 
 namespace graft {
+namespace {
+
+absl::Status HopelessError(absl::Duration wait, absl::Duration left) {
+  return Error(
+      ErrorReason::kDeadlineInQueue,
+      absl::StrCat("the request would wait for about ",
+                   absl::FormatDuration(wait), " and its deadline is in ",
+                   absl::FormatDuration(left),
+                   "; allow more time or try again later"),
+      {{"steps_done", "0"}});
+}
+
+}  // namespace
 
 RequestScheduler::RequestScheduler(Engine* engine, Executor* encoder,
                                    const Clock* clock, const Options& options)
@@ -17,7 +31,10 @@ RequestScheduler::RequestScheduler(Engine* engine, Executor* encoder,
       clock_(clock),
       options_(options),
       resident_(engine),
-      queue_(options.max_queued_requests),
+      guard_(&resident_,
+             [this](const absl::Status& status) { OnDrift(status); }),
+      runner_(engine, &resident_, clock, &aborting_),
+      ledger_(max_batch()),
       owner_thread_([this] { RunOwnerThread(); }) {}
 
 RequestScheduler::~RequestScheduler() {
@@ -29,13 +46,19 @@ RequestScheduler::~RequestScheduler() {
   owner_thread_.join();
 }
 
+// ---- Admission --------------------------------------------------------------
+
 absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
   const absl::Time now = clock_->Now();
   GRAFT_RETURN_IF_ERROR(CheckTaskLiveness(*task, now, {}));
+  GRAFT_RETURN_IF_ERROR(guard_.status());
 
+  RequestView view = ViewOfTask(*task, /*id=*/0);
   std::shared_ptr<RequestReplies> replies;
   std::vector<AcceptedRequest> dead;
-  int position = 0;
+  absl::Status refusal;
+  QueuePlace place;
+  absl::Duration wait;
   {
     absl::MutexLock lock(&mu_);
     if (draining_) {
@@ -43,48 +66,66 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
           Error(ErrorReason::kDraining, "the server is shutting down"),
           options_.retry_delay);
     }
-    if (queue_.full()) dead = queue_.TakeDead(now);
-    if (!queue_.full()) {
-      position = queue_.size() + (running_ ? 1 : 0);
+    refusal = CheckRoom(view);
+    if (!refusal.ok()) {
+      dead = TakeDead(now);
+      refusal = CheckRoom(view);
+    }
+    view.id = next_id_++;
+    place = PlaceOf(ledger_.state(), view);
+    wait = rate_.TimeFor(place.work_ahead);
+    if (refusal.ok() && wait > task->deadline - now) {
+      refusal = HopelessError(wait, task->deadline - now);
+    }
+    if (refusal.ok()) {
       replies = std::make_shared<RequestReplies>(
           std::move(task), encoder_, clock_, [this] { OnRequestDone(); });
-      queue_.Push({replies, now});
+      queue_.Push({view.id, replies, now});
+      ledger_.Add(std::move(view));
       ++unfinished_;
     }
   }
   EndDead(dead, now);
-  if (replies == nullptr) {
-    return WithRetryDelay(
-        Error(ErrorReason::kQueueFull,
-              absl::StrCat("all ", options_.max_queued_requests,
-                           " places in the queue are taken; try again later"),
-              {{"max_queued_requests",
-                absl::StrCat(options_.max_queued_requests)}}),
-        options_.retry_delay);
-  }
-  replies->Open(position);
+  GRAFT_RETURN_IF_ERROR(refusal);
+  replies->Open(place.position, wait);
   return absl::OkStatus();
 }
 
-void RequestScheduler::RunOnOwnerThread(std::function<void(Engine&)> job) {
-  absl::MutexLock lock(&mu_);
-  jobs_.push_back([this, job = std::move(job)] { job(*engine_); });
+absl::Status RequestScheduler::CheckRoom(const RequestView& newcomer) const {
+  const char* full = nullptr;
+  if (ledger_.waiting() >= options_.max_queued_requests) {
+    full = "all places in the queue are taken";
+  } else if (ledger_.waiting() > 0 &&
+             ledger_.waiting_work() + newcomer.WorkLeft() >
+                 options_.max_queued_work) {
+    full = "the queue holds as much work as it may";
+  }
+  if (full == nullptr) return absl::OkStatus();
+  absl::Duration delay = rate_.TimeFor(ledger_.work_left());
+  if (delay == absl::ZeroDuration()) delay = options_.retry_delay;
+  return WithRetryDelay(
+      Error(
+          ErrorReason::kQueueFull, absl::StrCat(full, "; try again later"),
+          {{"max_queued_requests", absl::StrCat(options_.max_queued_requests)},
+           {"max_queued_work", absl::StrCat(options_.max_queued_work)}}),
+      delay);
 }
 
-void RequestScheduler::ReleaseAdapter(
-    PreparedAdapterPtr adapter,
-    std::function<void(absl::StatusOr<int64_t>)> done) {
-  RunOnOwnerThread([this, adapter = std::move(adapter),
-                    done = std::move(done)](Engine&) mutable {
-    const int64_t bytes = adapter->bytes();
-    const absl::Status status = resident_.Release(adapter->sha256());
-    adapter.reset();
-    if (status.ok()) {
-      done(bytes);
-    } else {
-      done(status);
-    }
-  });
+void RequestScheduler::OnRequestDone() {
+  absl::MutexLock lock(&mu_);
+  --unfinished_;
+}
+
+SchedulerLoad RequestScheduler::load() const {
+  SchedulerLoad load;
+  load.resident = resident_.Get();
+  absl::MutexLock lock(&mu_);
+  load.waiting = ledger_.waiting();
+  load.running = ledger_.started();
+  load.batch_size = batch_size_;
+  load.waiting_work = ledger_.waiting_work();
+  load.backlog = rate_.TimeFor(ledger_.work_left());
+  return load;
 }
 
 void RequestScheduler::Drain(absl::Duration timeout) {
@@ -107,54 +148,25 @@ void RequestScheduler::Abort() {
   {
     absl::MutexLock lock(&mu_);
     draining_ = true;
-    waiting = queue_.TakeAll();
+    waiting = TakeAll();
   }
   for (const AcceptedRequest& request : waiting) {
     request.replies->Done(ShutDownError(), {});
   }
 }
 
-void RequestScheduler::RunOwnerThread() {
-  RequestRunner runner(engine_, &resident_, clock_, &aborting_,
-                       [this] { EndDeadRequests(); });
-  while (true) {
-    Work work = AwaitWork();
-    if (auto* const job = std::get_if<Job>(&work)) {
-      (*job)();
-    } else if (auto* const request = std::get_if<AcceptedRequest>(&work)) {
-      runner.Run(*request);
-      absl::MutexLock lock(&mu_);
-      running_ = false;
-    } else {
-      return;
-    }
-  }
+// ---- Requests that end while they wait --------------------------------------
+
+std::vector<AcceptedRequest> RequestScheduler::TakeDead(absl::Time now) {
+  std::vector<AcceptedRequest> dead = queue_.TakeDead(now);
+  for (const AcceptedRequest& request : dead) ledger_.Remove(request.id);
+  return dead;
 }
 
-RequestScheduler::Work RequestScheduler::AwaitWork() {
-  const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return stopping_ || !jobs_.empty() || !queue_.empty();
-  };
-  absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(&ready));
-  if (!jobs_.empty()) {
-    Job job = std::move(jobs_.front());
-    jobs_.pop_front();
-    return job;
-  }
-  if (queue_.empty()) return Stop{};
-  running_ = true;
-  return queue_.TakeNext();
-}
-
-void RequestScheduler::EndDeadRequests() {
-  const absl::Time now = clock_->Now();
-  std::vector<AcceptedRequest> dead;
-  {
-    absl::MutexLock lock(&mu_);
-    dead = queue_.TakeDead(now);
-  }
-  EndDead(dead, now);
+std::vector<AcceptedRequest> RequestScheduler::TakeAll() {
+  std::vector<AcceptedRequest> all = queue_.TakeAll();
+  for (const AcceptedRequest& request : all) ledger_.Remove(request.id);
+  return all;
 }
 
 void RequestScheduler::EndDead(const std::vector<AcceptedRequest>& dead,
@@ -167,9 +179,175 @@ void RequestScheduler::EndDead(const std::vector<AcceptedRequest>& dead,
   }
 }
 
-void RequestScheduler::OnRequestDone() {
+// ---- Jobs for the owner thread ----------------------------------------------
+
+void RequestScheduler::RunOnOwnerThread(std::function<void(Engine&)> job) {
   absl::MutexLock lock(&mu_);
-  --unfinished_;
+  jobs_.push_back([this, job = std::move(job)] { job(*engine_); });
+}
+
+void RequestScheduler::ReleaseAdapter(
+    PreparedAdapterPtr adapter,
+    std::function<void(absl::StatusOr<int64_t>)> done) {
+  RunOnOwnerThread([this, adapter = std::move(adapter),
+                    done = std::move(done)](Engine&) mutable {
+    const int64_t bytes = adapter->bytes();
+    const absl::Status status = resident_.Release(adapter->sha256());
+    adapter.reset();
+    if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
+      guard_.ReportDrift(status);
+    }
+    if (status.ok()) {
+      done(bytes);
+    } else {
+      done(status);
+    }
+  });
+}
+
+void RequestScheduler::VerifyBaseWeights(
+    bool repair,
+    std::function<void(const absl::StatusOr<VerifyReport>&)> done) {
+  RunOnOwnerThread([this, repair, done = std::move(done)](Engine&) {
+    done(guard_.Verify(repair));
+  });
+}
+
+// ---- The owner thread -------------------------------------------------------
+
+void RequestScheduler::RunOwnerThread() {
+  while (AwaitWork()) {
+    RunJobs();
+    EndUnwanted();
+    if (!GuardBase()) continue;
+    const std::vector<BatchMember> batch = ChooseBatch();
+    if (!batch.empty()) RunBatch(batch);
+  }
+}
+
+bool RequestScheduler::AwaitWork() {
+  if (guard_.needs_repair()) return true;
+  const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return stopping_ || !jobs_.empty() || !ledger_.empty();
+  };
+  absl::MutexLock lock(&mu_);
+  if (ledger_.empty()) {
+    batch_size_ = 0;
+    ledger_.set_max_batch(max_batch());
+  }
+  mu_.Await(absl::Condition(&ready));
+  return !jobs_.empty() || !ledger_.empty();
+}
+
+void RequestScheduler::RunJobs() {
+  std::deque<Job> jobs;
+  {
+    absl::MutexLock lock(&mu_);
+    jobs.swap(jobs_);
+  }
+  for (const Job& job : jobs) job();
+}
+
+bool RequestScheduler::GuardBase() {
+  // What comes of it is the guard's to tell and to remember.
+  if (guard_.needs_repair()) guard_.Verify(/*repair=*/true).IgnoreError();
+  const absl::Status damage = guard_.status();
+  if (damage.ok()) return true;
+  std::vector<AcceptedRequest> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    waiting = TakeAll();
+  }
+  for (const AcceptedRequest& request : waiting) {
+    request.replies->Done(damage, {});
+  }
+  return false;
+}
+
+void RequestScheduler::EndUnwanted() {
+  for (const auto& request : active_) runner_.CheckWanted(*request);
+  RemoveEnded();
+  const absl::Time now = clock_->Now();
+  std::vector<AcceptedRequest> dead;
+  {
+    absl::MutexLock lock(&mu_);
+    dead = TakeDead(now);
+  }
+  EndDead(dead, now);
+}
+
+std::vector<BatchMember> RequestScheduler::ChooseBatch() {
+  std::vector<BatchImage> images;
+  std::vector<AcceptedRequest> starting;
+  {
+    absl::MutexLock lock(&mu_);
+    if (ledger_.empty()) return {};
+    BatchChoice choice = ledger_.Next();
+    images = std::move(choice.images);
+    batch_size_ = static_cast<int>(images.size());
+    for (const int64_t id : choice.starting)
+      starting.push_back(queue_.Take(id));
+  }
+  for (AcceptedRequest& request : starting) {
+    active_.push_back(std::make_unique<ActiveRequest>(
+        std::move(request), engine_->info(), clock_->Now()));
+  }
+  std::vector<BatchMember> batch;
+  batch.reserve(images.size());
+  for (const BatchImage& image : images) {
+    batch.push_back({&FindActive(image.request_id), image.image_index});
+  }
+  return batch;
+}
+
+void RequestScheduler::RunBatch(const std::vector<BatchMember>& batch) {
+  const absl::Time start = clock_->Now();
+  const BatchReport report = runner_.RunStep(batch);
+  const absl::Duration busy = clock_->Now() - start;
+  {
+    absl::MutexLock lock(&mu_);
+    Record(batch, report, busy);
+  }
+  RemoveEnded();
+  if (!report.drift.ok()) guard_.ReportDrift(report.drift);
+  if (options_.on_step) options_.on_step(report);
+}
+
+void RequestScheduler::Record(const std::vector<BatchMember>& batch,
+                              const BatchReport& report, absl::Duration busy) {
+  if (report.work_done > 0) rate_.Add(report.work_done, busy);
+  if (report.out_of_memory) ledger_.set_max_batch(report.batch_size / 2);
+  std::set<const ActiveRequest*> requests;
+  for (const BatchMember& member : batch) requests.insert(member.request);
+  for (const ActiveRequest* const request : requests) {
+    if (!request->ended()) ledger_.MadeStep(request->id(), request->Views());
+  }
+}
+
+void RequestScheduler::RemoveEnded() {
+  const auto ended =
+      std::partition(active_.begin(), active_.end(),
+                     [](const auto& request) { return !request->ended(); });
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto it = ended; it != active_.end(); ++it)
+      ledger_.Remove((*it)->id(), (*it)->unused_work());
+  }
+  active_.erase(ended, active_.end());
+}
+
+void RequestScheduler::OnDrift(const absl::Status& status) {
+  if (!status.ok()) {
+    for (const auto& request : active_) request->End(status);
+    RemoveEnded();
+  }
+  if (options_.on_drift) options_.on_drift(status);
+}
+
+ActiveRequest& RequestScheduler::FindActive(int64_t id) {
+  return **std::find_if(
+      active_.begin(), active_.end(),
+      [id](const auto& request) { return request->id() == id; });
 }
 
 }  // namespace graft

@@ -2,29 +2,38 @@
 #define GRAFT_SERVER_SCHEDULING_REQUEST_SCHEDULER_H_
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
-#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/common/clock.h"
 #include "server/common/executor.h"
 #include "server/engine/engine.h"
+#include "server/scheduling/active_request.h"
+#include "server/scheduling/base_guard.h"
+#include "server/scheduling/batch_runner.h"
+#include "server/scheduling/device_rate.h"
 #include "server/scheduling/generation_task.h"
+#include "server/scheduling/request_ledger.h"
 #include "server/scheduling/request_queue.h"
 #include "server/scheduling/resident_adapters.h"
+#include "server/scheduling/scheduler_load.h"
 
 namespace graft {
 
 // Owns the one thread that switches adapters and denoises on the device, and
-// the bounded queue before it. Requests run one after the other; what fails
-// fails for its own request only. Thread-safe.
+// the bounded queue before it. Between two steps of the device it decides anew
+// who makes the next one (scheduling_policy.h), so requests join a running
+// batch, leave it, and yield to others and go on later, which their images do
+// not show. What fails fails for its own request only. Thread-safe.
 //
 //   RequestScheduler scheduler(engine, encoder, clock, {});
 //   GRAFT_RETURN_IF_ERROR(scheduler.Submit(std::move(task)));
@@ -33,9 +42,28 @@ namespace graft {
 class RequestScheduler {
  public:
   struct Options {
+    // Off: every image makes its steps alone, and has the same bits whatever
+    // else the device has to do.
+    bool batching = true;
+    // Images in one step at most, at least 1. Only sizes of BatchBucket() are
+    // run. A batch that does not fit in the device's memory is run one by one,
+    // and from then on until the device is idle, batches are at most half as
+    // large.
+    int max_batch = 4;
+    // Bounds of what waits, in requests and in steps x images x pixels (the
+    // default: 256 images of 1024 x 1024 in 50 steps). A single request may be
+    // larger than that if it has the queue for itself.
     int max_queued_requests = 256;
-    // What a refused client is told to wait.
+    int64_t max_queued_work = int64_t{256} * 1024 * 1024 * 50;
+    // What a refused client is told to wait, as long as the device's speed is
+    // not known.
     absl::Duration retry_delay = absl::Seconds(1);
+    // Called on the owner thread when what is known of the base's weights
+    // changes: with BASE_WEIGHTS_DRIFT when they differ from what was loaded,
+    // or cannot be repaired; with OK when they are intact again.
+    std::function<void(const absl::Status&)> on_drift = nullptr;
+    // Called on the owner thread after every step, for metrics.
+    std::function<void(const BatchReport&)> on_step = nullptr;
   };
 
   // All outlive the scheduler. From now on the engine's owner thread is the
@@ -51,12 +79,13 @@ class RequestScheduler {
 
   // Takes the task, or refuses it, and then the observer is never called:
   // QUEUE_FULL or DRAINING with a retry delay, DEADLINE_IN_QUEUE when the
-  // deadline has already passed, CLIENT_CANCELLED.
+  // deadline has passed or will have when its turn comes, CLIENT_CANCELLED,
+  // BASE_WEIGHTS_DRIFT while the base is damaged.
   absl::Status Submit(std::unique_ptr<GenerationTask> task)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Runs `job` on the owner thread between two requests, before any queued one.
-  // The job may call the engine, but not switch it.
+  // Runs `job` on the owner thread before the next step. The job may call the
+  // engine, but not switch it.
   void RunOnOwnerThread(std::function<void(Engine&)> job)
       ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -68,8 +97,22 @@ class RequestScheduler {
                       std::function<void(absl::StatusOr<int64_t>)> done)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Compares the base's weights with what was loaded, between two steps, and
+  // calls `done` on the owner thread. What differs ends all requests that the
+  // device has begun with BASE_WEIGHTS_DRIFT, as their images cannot be
+  // trusted, and is repaired before anything else is done, whether `repair` or
+  // not. While something stays unrepaired, every request is refused
+  // with BASE_WEIGHTS_DRIFT, until a verification finds all intact.
+  void VerifyBaseWeights(
+      bool repair,
+      std::function<void(const absl::StatusOr<VerifyReport>&)> done)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // The adapter set that is merged now.
   std::vector<AppliedAdapter> resident() const { return resident_.Get(); }
+
+  // What there is to do now.
+  SchedulerLoad load() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // Refuses new tasks, then waits until the accepted ones are done or `timeout`
   // is over; what is left then ends CANCELLED. Returns when nothing runs.
@@ -77,26 +120,66 @@ class RequestScheduler {
 
  private:
   using Job = std::function<void()>;
-  struct Stop {};
-  using Work = std::variant<Stop, Job, AcceptedRequest>;
 
-  // The owner thread.
-  void RunOwnerThread();
+  int max_batch() const { return options_.batching ? options_.max_batch : 1; }
+
+  // ---- Admission ----
+
+  // OK if there is room for `newcomer`, or the refusal.
+  absl::Status CheckRoom(const RequestView& newcomer) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // Refuses new tasks and ends the accepted ones ADMIN_CANCELLED: those that
-  // wait at once, the running one before its next step.
+  // wait at once, the running ones before their next stage.
   void Abort() ABSL_LOCKS_EXCLUDED(mu_);
-
-  // Waits for something to do.
-  Work AwaitWork() ABSL_LOCKS_EXCLUDED(mu_);
-
-  // Ends the waiting requests whose client is gone or whose deadline has
-  // passed.
-  void EndDeadRequests() ABSL_LOCKS_EXCLUDED(mu_);
-  void EndDead(const std::vector<AcceptedRequest>& dead, absl::Time now);
 
   // A request is over, its last reply delivered.
   void OnRequestDone() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // ---- Requests that end while they wait ----
+
+  std::vector<AcceptedRequest> TakeDead(absl::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<AcceptedRequest> TakeAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Reports that requests whose client is gone or whose deadline has passed are
+  // over.
+  static void EndDead(const std::vector<AcceptedRequest>& dead, absl::Time now);
+
+  // ---- The owner thread ----
+
+  void RunOwnerThread();
+
+  // Waits for something to do; false when the scheduler is to stop.
+  bool AwaitWork() ABSL_LOCKS_EXCLUDED(mu_);
+
+  void RunJobs() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Repairs a base that is suspected. False while it is damaged: what waits has
+  // been ended, and nothing may run.
+  bool GuardBase() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Ends the requests that nobody wants any more.
+  void EndUnwanted() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Chooses the next batch and begins with its new requests. Empty if there is
+  // nothing to do.
+  std::vector<BatchMember> ChooseBatch() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Has `batch` make its step.
+  void RunBatch(const std::vector<BatchMember>& batch) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Writes down what came of it in `busy`.
+  void Record(const std::vector<BatchMember>& batch, const BatchReport& report,
+              absl::Duration busy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Removes the requests that have ended from the active ones.
+  void RemoveEnded() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Tells the listener, and ends the active requests if the base drifted.
+  void OnDrift(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  ActiveRequest& FindActive(int64_t id);
 
   Engine* const engine_;
   Executor* const encoder_;
@@ -104,13 +187,22 @@ class RequestScheduler {
   const Options options_;
 
   ResidentAdapters resident_;
+  BaseGuard guard_;
   std::atomic<bool> aborting_{false};
 
+  // Owner thread.
+  BatchRunner runner_;
+  std::vector<std::unique_ptr<ActiveRequest>> active_;
+
   mutable absl::Mutex mu_;
+  // Every request that is not over; those that wait are in queue_ as well.
+  RequestLedger ledger_ ABSL_GUARDED_BY(mu_);
   RequestQueue queue_ ABSL_GUARDED_BY(mu_);
+  DeviceRate rate_ ABSL_GUARDED_BY(mu_);
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
-  bool running_ ABSL_GUARDED_BY(mu_) = false;  // the owner thread has a request
-  int unfinished_ ABSL_GUARDED_BY(mu_) = 0;    // accepted, OnDone not called
+  int64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  int batch_size_ ABSL_GUARDED_BY(mu_) = 0;
+  int unfinished_ ABSL_GUARDED_BY(mu_) = 0;  // accepted, OnDone not called
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 

@@ -4,31 +4,16 @@
 #include <utility>
 
 #include "server/common/status_macros.h"
+#include "server/scheduling/adapters_at_step.h"
 
 namespace graft {
 
-std::vector<AppliedAdapter> ToAppliedAdapters(
-    const std::vector<RequestedAdapter>& adapters) {
-  std::vector<AppliedAdapter> applied;
-  applied.reserve(adapters.size());
-  for (const RequestedAdapter& adapter : adapters) {
-    applied.push_back({adapter.handle.name(), adapter.handle.sha256(),
-                       adapter.weight, adapter.text_encoder_weight});
-  }
-  return applied;
-}
-
 absl::StatusOr<SwitchReport> ResidentAdapters::SwitchTo(
-    const std::vector<RequestedAdapter>& adapters) {
-  AdapterSet next;
-  next.reserve(adapters.size());
-  for (const RequestedAdapter& adapter : adapters) {
-    next.push_back({adapter.handle.prepared(), adapter.weight,
-                    adapter.text_encoder_weight});
-  }
-  GRAFT_ASSIGN_OR_RETURN(SwitchReport report, engine_->SwitchAdapters(next));
-  absl::MutexLock lock(&mu_);
-  adapters_ = ToAppliedAdapters(adapters);
+    absl::Span<const RequestedAdapter> adapters, int step, int steps) {
+  GRAFT_ASSIGN_OR_RETURN(
+      SwitchReport report,
+      engine_->SwitchAdapters(EngineSetAtStep(adapters, step, steps)));
+  Set(AdaptersAtStep(adapters, step, steps));
   return report;
 }
 
@@ -37,12 +22,24 @@ absl::Status ResidentAdapters::Release(absl::string_view sha256) {
   const bool merged = std::any_of(
       resident.begin(), resident.end(),
       [&](const AppliedAdapter& adapter) { return adapter.sha256 == sha256; });
-  return merged ? SwitchTo({}).status() : absl::OkStatus();
+  return merged ? SwitchTo({}, 0, 1).status() : absl::OkStatus();
+}
+
+absl::StatusOr<VerifyReport> ResidentAdapters::VerifyBaseWeights(bool repair) {
+  GRAFT_ASSIGN_OR_RETURN(VerifyReport report,
+                         engine_->VerifyBaseWeights(repair));
+  Set({});
+  return report;
 }
 
 std::vector<AppliedAdapter> ResidentAdapters::Get() const {
   absl::MutexLock lock(&mu_);
   return adapters_;
+}
+
+void ResidentAdapters::Set(std::vector<AppliedAdapter> adapters) {
+  absl::MutexLock lock(&mu_);
+  adapters_ = std::move(adapters);
 }
 
 }  // namespace graft

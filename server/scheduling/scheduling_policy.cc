@@ -1,16 +1,351 @@
 #include "server/scheduling/scheduling_policy.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <map>
+#include <utility>
+
+#include "absl/types/span.h"
 
 namespace graft {
+namespace {
 
-size_t ChooseNextRequest(absl::Span<const WaitingRequest> waiting) {
-  const auto oldest =
-      std::min_element(waiting.begin(), waiting.end(),
-                       [](const WaitingRequest& a, const WaitingRequest& b) {
-                         return a.accepted_at < b.accepted_at;
+bool IsInteractive(const RequestView& request) {
+  return request.request_class == RequestClass::kInteractive;
+}
+
+// The key of the image that comes next.
+const std::string& FrontKey(const RequestView& request) {
+  return request.images.front().batch_key;
+}
+
+// The requests that are not begun and wanted by `filter`, the oldest of each
+// tenant.
+template <typename Filter>
+std::vector<const RequestView*> OldestOfTenants(const SchedulingState& state,
+                                                Filter filter) {
+  std::vector<const RequestView*> oldest;
+  for (const RequestView& request : state.requests) {
+    if (request.started || !filter(request)) continue;
+    const bool tenant_seen = std::any_of(
+        oldest.begin(), oldest.end(), [&](const RequestView* other) {
+          return other->tenant == request.tenant;
+        });
+    if (!tenant_seen) oldest.push_back(&request);
+  }
+  return oldest;
+}
+
+std::vector<TenantHead> ToHeads(
+    const std::vector<const RequestView*>& requests) {
+  std::vector<TenantHead> heads;
+  heads.reserve(requests.size());
+  for (const RequestView* const request : requests) {
+    heads.push_back({request->tenant, request->WorkLeft()});
+  }
+  return heads;
+}
+
+// Of requests of different tenants, the one whose tenant may spend most; the
+// oldest of equals. nullptr if there is none.
+const RequestView* OfLeastServedTenant(
+    const std::vector<const RequestView*>& requests, const FairShare& shares) {
+  const auto best =
+      std::max_element(requests.begin(), requests.end(),
+                       [&](const RequestView* a, const RequestView* b) {
+                         const int64_t left = shares.deficit(a->tenant);
+                         const int64_t right = shares.deficit(b->tenant);
+                         return left != right ? left < right : a->id > b->id;
                        });
-  return static_cast<size_t>(oldest - waiting.begin());
+  return best == requests.end() ? nullptr : *best;
+}
+
+// Makes one BatchChoice.
+class BatchChooser {
+ public:
+  explicit BatchChooser(const SchedulingState& state) : state_(state) {
+    choice_.shares = state.shares;
+  }
+
+  BatchChoice Choose() {
+    ChooseLead();
+    Start(*lead_);
+    Add(*lead_, lead_->images.front());
+    for (const auto request_class :
+         {RequestClass::kInteractive, RequestClass::kBatch}) {
+      AddStarted(request_class, /*begun=*/true);
+      AddStarted(request_class, /*begun=*/false);
+      AddJoining(request_class);
+    }
+    CutToBucket();
+    TellEffects();
+    return std::move(choice_);
+  }
+
+ private:
+  // A request that begins with this batch, and those that it keeps waiting.
+  struct Joined {
+    const RequestView* request = nullptr;
+    std::vector<const RequestView*> passed_over = {};
+    // Whose turn it is, if the request may overtake it.
+    const RequestView* in_turn = nullptr;
+  };
+
+  // ---- The first member ----
+
+  void ChooseLead() {
+    const auto running =
+        std::find_if(state_.requests.begin(), state_.requests.end(),
+                     [](const RequestView& r) { return r.started; });
+    lead_ = running != state_.requests.end() ? &*running : NextInTurn();
+    while (const RequestView* const urgent = Overtaker(*lead_)) {
+      overtaken_ = std::exchange(lead_, urgent);
+    }
+    key_ = &FrontKey(*lead_);
+  }
+
+  // The oldest request of each tenant, of those that wait and do not join.
+  std::vector<const RequestView*> Waiting() const {
+    return OldestOfTenants(
+        state_, [this](const RequestView& other) { return !IsJoining(other); });
+  }
+
+  // The request whose tenant's turn it is; nullptr if none waits.
+  const RequestView* NextInTurn() const {
+    const std::vector<const RequestView*> waiting = Waiting();
+    if (waiting.empty()) return nullptr;
+    return waiting[choice_.shares.Choose(ToHeads(waiting))];
+  }
+
+  // Who runs in place of `request`; nullptr if nobody. One that has begun comes
+  // first: its overtaking is counted already.
+  const RequestView* Overtaker(const RequestView& request) const {
+    for (const RequestView& other : state_.requests) {
+      if (other.started && MayOvertake(other, request)) return &other;
+    }
+    if (request.overtaken >= kMaxOvertaken) return nullptr;
+    for (const bool interactive : {true, false}) {
+      const RequestView* const urgent = OfLeastServedTenant(
+          OldestOfTenants(state_,
+                          [&](const RequestView& other) {
+                            return IsInteractive(other) == interactive &&
+                                   MayOvertake(other, request);
+                          }),
+          state_.shares);
+      if (urgent != nullptr) return urgent;
+    }
+    return nullptr;
+  }
+
+  // Begins with the lead, if it waits, and takes its turn or its charge.
+  void Start(const RequestView& lead) {
+    if (lead.started) return;
+    const std::vector<const RequestView*> waiting = Waiting();
+    const std::vector<TenantHead> heads = ToHeads(waiting);
+    const size_t in_turn = choice_.shares.Choose(heads);
+    if (waiting[in_turn] == &lead) {
+      choice_.shares.Serve(heads, in_turn);
+    } else {
+      choice_.shares.Charge(lead.tenant, lead.WorkLeft());
+    }
+    joined_.push_back({&lead});
+  }
+
+  // ---- The others ----
+
+  void Add(const RequestView& request, const ImageView& image) {
+    choice_.images.push_back({request.id, image.index});
+  }
+
+  bool Full() const {
+    return choice_.images.size() >= static_cast<size_t>(state_.max_batch);
+  }
+
+  bool InBatch(const RequestView& request, const ImageView& image) const {
+    return std::any_of(choice_.images.begin(), choice_.images.end(),
+                       [&](const BatchImage& member) {
+                         return member.request_id == request.id &&
+                                member.image_index == image.index;
+                       });
+  }
+
+  bool InBatch(const RequestView& request) const {
+    return std::any_of(choice_.images.begin(), choice_.images.end(),
+                       [&](const BatchImage& member) {
+                         return member.request_id == request.id;
+                       });
+  }
+
+  bool IsJoining(const RequestView& request) const {
+    return std::any_of(
+        joined_.begin(), joined_.end(),
+        [&](const Joined& joined) { return joined.request == &request; });
+  }
+
+  // Adds the images of `request` that are (not) begun and fit.
+  void AddImages(const RequestView& request, bool begun) {
+    for (const ImageView& image : request.images) {
+      if (Full()) return;
+      if (image.begun == begun && image.batch_key == *key_ &&
+          !InBatch(request, image)) {
+        Add(request, image);
+      }
+    }
+  }
+
+  // The same for all requests of a class that have begun, the lead first.
+  void AddStarted(RequestClass request_class, bool begun) {
+    if (lead_->request_class == request_class) AddImages(*lead_, begun);
+    for (const RequestView& request : state_.requests) {
+      if (request.started && request.request_class == request_class) {
+        AddImages(request, begun);
+      }
+    }
+  }
+
+  void AddJoining(RequestClass request_class) {
+    if (Full()) return;
+    const RequestView* const in_turn = NextInTurn();
+    std::vector<const RequestView*> refused;
+    while (!Full()) {
+      const RequestView* const request = OfLeastServedTenant(
+          OldestOfTenants(state_,
+                          [&](const RequestView& other) {
+                            return other.request_class == request_class &&
+                                   FrontKey(other) == *key_ &&
+                                   !IsJoining(other) &&
+                                   std::find(refused.begin(), refused.end(),
+                                             &other) == refused.end();
+                          }),
+          choice_.shares);
+      if (request == nullptr) return;
+      Joined joined{request, PassedOverBy(*request, in_turn)};
+      if (in_turn != nullptr && FrontKey(*in_turn) != *key_ &&
+          MayOvertake(*request, *in_turn)) {
+        joined.in_turn = in_turn;
+      }
+      if (!MayJoin(joined)) {
+        refused.push_back(request);
+        continue;
+      }
+      joined_.push_back(std::move(joined));
+      choice_.shares.Charge(request->tenant, request->WorkLeft());
+      AddImages(*request, /*begun=*/false);
+    }
+  }
+
+  // Those that came before `joining`, or whose turn it is, and cannot be in
+  // this batch. Whom it may overtake is not counted here: ageing sees to them.
+  std::vector<const RequestView*> PassedOverBy(
+      const RequestView& joining, const RequestView* in_turn) const {
+    std::vector<const RequestView*> passed;
+    for (const RequestView& other : state_.requests) {
+      if ((other.id < joining.id || &other == in_turn) &&
+          FrontKey(other) != *key_ && !InBatch(other) &&
+          !MayOvertake(joining, other)) {
+        passed.push_back(&other);
+      }
+    }
+    return passed;
+  }
+
+  bool MayJoin(const Joined& joined) const {
+    for (const RequestView* const other : joined.passed_over) {
+      const auto by_earlier = std::count_if(
+          joined_.begin(), joined_.end(), [&](const Joined& earlier) {
+            return std::find(earlier.passed_over.begin(),
+                             earlier.passed_over.end(),
+                             other) != earlier.passed_over.end();
+          });
+      if (other->passed_over + by_earlier >= kMaxPassedOver) return false;
+    }
+    // Who joins a batch that overtook another keeps it waiting as well, and so
+    // does the urgent one that joins instead of whose turn it is.
+    return MayBeOvertaken(overtaken_) && MayBeOvertaken(joined.in_turn);
+  }
+
+  // Whether one more may join and keep `other` (nullptr: nobody) waiting.
+  bool MayBeOvertaken(const RequestView* other) const {
+    return other == nullptr || InBatch(*other) ||
+           other->overtaken + static_cast<int>(joined_.size()) < kMaxOvertaken;
+  }
+
+  // ---- The end ----
+
+  // Drops the last images; requests that would have begun with them alone wait
+  // on.
+  void CutToBucket() {
+    choice_.images.resize(static_cast<size_t>(
+        BatchBucket(static_cast<int>(choice_.images.size()))));
+    while (!joined_.empty() && !InBatch(*joined_.back().request)) {
+      const RequestView& request = *joined_.back().request;
+      choice_.shares.Charge(request.tenant, -request.WorkLeft());
+      joined_.pop_back();
+    }
+  }
+
+  void TellEffects() {
+    const bool keeps_waiting = overtaken_ != nullptr && !InBatch(*overtaken_);
+    for (const Joined& joined : joined_) {
+      choice_.starting.push_back(joined.request->id);
+      for (const RequestView* const other : joined.passed_over) {
+        choice_.passed_over.push_back(other->id);
+      }
+      if (keeps_waiting) choice_.overtaken.push_back(overtaken_->id);
+      if (joined.in_turn != nullptr && joined.in_turn != overtaken_) {
+        choice_.overtaken.push_back(joined.in_turn->id);
+      }
+    }
+  }
+
+  const SchedulingState& state_;
+  const RequestView* lead_ = nullptr;
+  const RequestView* overtaken_ = nullptr;  // ran if the lead did not
+  const std::string* key_ = nullptr;        // of the batch
+  std::vector<Joined> joined_;              // in the order of their images
+  BatchChoice choice_;
+};
+
+}  // namespace
+
+int64_t RequestView::WorkLeft() const {
+  int64_t work = 0;
+  for (const ImageView& image : images) work += image.work_left;
+  return work;
+}
+
+int BatchBucket(int size) {
+  if (size <= 4) return size;
+  int bucket = 4;
+  while (bucket * 2 <= size) bucket *= 2;
+  return bucket + bucket / 2 <= size ? bucket + bucket / 2 : bucket;
+}
+
+bool MayOvertake(const RequestView& urgent, const RequestView& other) {
+  if (urgent.request_class != other.request_class) return IsInteractive(urgent);
+  return urgent.WorkLeft() * kLongJob <= other.WorkLeft();
+}
+
+BatchChoice ChooseBatch(const SchedulingState& state) {
+  return BatchChooser(state).Choose();
+}
+
+QueuePlace PlaceOf(const SchedulingState& state, const RequestView& newcomer) {
+  QueuePlace place;
+  std::map<std::string, int64_t> waiting_work;  // by tenant
+  for (const RequestView& request : state.requests) {
+    if (MayOvertake(newcomer, request)) continue;
+    ++place.position;
+    (request.started ? place.work_ahead : waiting_work[request.tenant]) +=
+        request.WorkLeft();
+  }
+  const int64_t own = waiting_work[newcomer.tenant];
+  for (const auto& [tenant, work] : waiting_work) {
+    place.work_ahead += tenant == newcomer.tenant
+                            ? work
+                            : std::min(work, own + newcomer.WorkLeft());
+  }
+  return place;
 }
 
 }  // namespace graft

@@ -1,23 +1,109 @@
 #ifndef GRAFT_SERVER_SCHEDULING_SCHEDULING_POLICY_H_
 #define GRAFT_SERVER_SCHEDULING_SCHEDULING_POLICY_H_
 
-#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
 
-#include "absl/time/time.h"
-#include "absl/types/span.h"
+#include "server/scheduling/fair_share.h"
 #include "server/scheduling/generation_task.h"
 
+// Who runs next: decided anew before every step of the device, by functions of
+// the state of the queue alone. Neither clock, thread nor engine is here, so
+// that the scheduler, its tests and the simulator decide alike.
 namespace graft {
 
-// What the policy may know of a waiting request.
-struct WaitingRequest {
-  absl::Time accepted_at;
-  RequestClass request_class = RequestClass::kInteractive;
+// By how many a request may be passed over that join the running batch, though
+// they came later.
+inline constexpr int kMaxPassedOver = 8;
+
+// How often a request yields to more urgent ones before it gets as many steps
+// that nobody may take from it: a job is slowed down, never starved.
+inline constexpr int kMaxOvertaken = 8;
+inline constexpr int kStepsAfterYielding = 8;
+
+// A job is long beside another if it is at least this many times its size. Jobs
+// that are not are never sliced: it would only delay the first and not speed
+// up the second.
+inline constexpr int64_t kLongJob = 4;
+
+// One unfinished image of a request, as the policy sees it.
+struct ImageView {
+  int index = 0;
+  // What its next step needs: images with equal keys can share a batch.
+  std::string batch_key;
+  int64_t work_left = 0;  // steps x pixels
+  bool begun = false;
 };
 
-// Index of the request to run next: first come, first served. A pure function
-// of its argument. REQUIRES: `waiting` is not empty.
-size_t ChooseNextRequest(absl::Span<const WaitingRequest> waiting);
+// One unfinished request, as the policy sees it.
+struct RequestView {
+  int64_t id = 0;  // rises with each arrival
+  std::string tenant;
+  RequestClass request_class = RequestClass::kInteractive;
+  std::vector<ImageView> images;  // those that are not finished, in order
+  bool started = false;           // the device has begun with it
+  int passed_over = 0;            // by how many that joined a batch
+  int overtaken = 0;              // by how many more urgent ones, of late
+
+  int64_t WorkLeft() const;
+};
+
+struct SchedulingState {
+  std::vector<RequestView> requests;  // rising ids
+  FairShare shares;                   // all tenants of `requests` take part
+  int max_batch = 1;
+};
+
+struct BatchImage {
+  int64_t request_id = 0;
+  int image_index = 0;
+};
+
+// What is to make the next step, and what follows from the choice.
+struct BatchChoice {
+  std::vector<BatchImage> images;  // at least one, all of one batch key
+  std::vector<int64_t> starting;   // requests that begin with it
+  // Once for each of `starting` that passes over or overtakes it.
+  std::vector<int64_t> passed_over;
+  std::vector<int64_t> overtaken;
+  FairShare shares;  // as they are afterwards
+};
+
+// The largest batch size that is run, up to `size`: 1, 2, 3, 4, 6, 8, 12, 16,
+// 24... Few sizes, so that what is prepared for a batch size (a captured graph,
+// tuned kernels) is prepared once; and no padding, as a padded row costs as
+// much as a real one. Up to 4 every size is there, since leaving out one image
+// of three would slice equal jobs.
+int BatchBucket(int size);
+
+// Whether `urgent` may run in place of `other`, even in the middle of its
+// steps: interactive before batch, and within a class the short before the
+// long.
+bool MayOvertake(const RequestView& urgent, const RequestView& other);
+
+// The next batch. Its first member is
+//
+//   1. the request that was begun first, else the one whose tenant's turn it is
+//      (within a tenant the oldest),
+//   2. unless another may overtake it, and it was not overtaken too often.
+//
+// The remaining places go to images with the same batch key: interactive ones
+// first, and in each class those that are begun, then further images of
+// requests that are begun, then requests that join, as long as they pass nobody
+// over too often. A pure function. REQUIRES: there are requests, each with an
+// image.
+BatchChoice ChooseBatch(const SchedulingState& state);
+
+// How long the way of a newcomer is.
+struct QueuePlace {
+  int position = 0;        // requests before it
+  int64_t work_ahead = 0;  // of theirs, at most
+};
+
+// The place that `newcomer` would have: behind all that it may not overtake;
+// of other tenants' waiting requests at most as much as of its own.
+QueuePlace PlaceOf(const SchedulingState& state, const RequestView& newcomer);
 
 }  // namespace graft
 

@@ -195,5 +195,38 @@ TEST(GenerationMetadataTest, JsonHoldsTheWholeRecipe) {
       "versions": {"graft": "0.1.0", "torch": "2.11.0"}})json"));
 }
 
+// "ink" in two ranges, and "night" throughout.
+std::vector<AppliedAdapter> Scheduled() {
+  return {{"ink",
+           std::string(64, 'c'),
+           1.0,
+           1.0,
+           {{.from = 0, .to = 0.4, .weight = 0.8, .text_encoder_weight = 0.5},
+            {.from = 0.4, .to = 1, .weight = -1, .text_encoder_weight = -1}}},
+          {"night", std::string(64, 'd'), 0.5, 0.5}};
+}
+
+TEST(GenerationMetadataTest, InfotextTellsSchedulesAsTheClientTakesThem) {
+  const Infotext read = ReadBack(Params(), Scheduled());
+  EXPECT_THAT(read.values,
+              Contains(Pair("Lora schedules", "ink: 0.8:0.5@0-0.4 -1@0.4-1")));
+  EXPECT_THAT(read.values, Contains(Key("Lora hashes")));
+  EXPECT_THAT(ReadBack(Params(), {Scheduled()[1]}).values,
+              Not(Contains(Key("Lora schedules"))));
+}
+
+TEST(GenerationMetadataTest, InJsonTheScheduleStandsForTheWeights) {
+  const auto json = nlohmann::json::parse(
+      Chunk(GenerationMetadata(Engine(), Params(), Scheduled()), "graft"));
+  EXPECT_EQ(json.at("adapters")[0], nlohmann::json::parse(R"json({
+      "name": "ink", "sha256":
+        "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc",
+      "schedule": [
+        {"from": 0.0, "to": 0.4, "weight": 0.8, "text_encoder_weight": 0.5},
+        {"from": 0.4, "to": 1.0, "weight": -1.0, "text_encoder_weight": -1.0}
+      ]})json"));
+  EXPECT_EQ(json.at("adapters")[1].at("weight"), 0.5);
+}
+
 }  // namespace
 }  // namespace graft

@@ -39,12 +39,12 @@ class RequestRepliesTest : public testing::Test {
 TEST_F(RequestRepliesTest, EventsWaitForOpen) {
   replies_->Started();
   EXPECT_THAT(observer_->events(), ElementsAre());
-  replies_->Open(4);
+  replies_->Open(4, absl::ZeroDuration());
   EXPECT_THAT(observer_->events(), ElementsAre("queued 4", "started"));
 }
 
 TEST_F(RequestRepliesTest, NextImageGoesOnWhileOneIsEncoded) {
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Image(0, SmallImage(), {});
   replies_->Progress(1, 1, 2);
   executor_.RunNext();
@@ -54,7 +54,7 @@ TEST_F(RequestRepliesTest, NextImageGoesOnWhileOneIsEncoded) {
 }
 
 TEST_F(RequestRepliesTest, OneImageIsEncodedAtATimeSoTheyStayInOrder) {
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Image(0, SmallImage(), {});
   replies_->Image(1, SmallImage(), {});
   EXPECT_EQ(executor_.pending(), 1);
@@ -65,7 +65,7 @@ TEST_F(RequestRepliesTest, OneImageIsEncodedAtATimeSoTheyStayInOrder) {
 }
 
 TEST_F(RequestRepliesTest, DoneWaitsForTheEncoder) {
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Image(0, SmallImage(), {});
   replies_->Done(absl::OkStatus(), {});
   EXPECT_FALSE(observer_->done());
@@ -76,7 +76,7 @@ TEST_F(RequestRepliesTest, DoneWaitsForTheEncoder) {
 }
 
 TEST_F(RequestRepliesTest, AnErrorDropsImagesThatWait) {
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Image(0, SmallImage(), {});
   replies_->Done(Error(ErrorReason::kClientCancelled, "gone"), {});
   executor_.RunNext();
@@ -85,7 +85,7 @@ TEST_F(RequestRepliesTest, AnErrorDropsImagesThatWait) {
 }
 
 TEST_F(RequestRepliesTest, EncoderErrorEndsTheRequest) {
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Image(0, Image{8, 8, {}}, {});  // no pixels
   executor_.RunNext();
   replies_->Done(absl::OkStatus(), {});
@@ -95,7 +95,7 @@ TEST_F(RequestRepliesTest, EncoderErrorEndsTheRequest) {
 
 TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeItSaysThatAllIsOver) {
   const std::weak_ptr<RecordingObserver> observer = observer_;
-  replies_->Open(0);
+  replies_->Open(0, absl::ZeroDuration());
   replies_->Done(absl::OkStatus(), {});
   observer_.reset();
   EXPECT_TRUE(observer.expired());

@@ -10,14 +10,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/adapters/adapter_store.h"
 #include "server/common/error.h"
-#include "tests/testing/adapter_file_builder.h"
-#include "tests/testing/fake_clock.h"
+#include "tests/scheduling/scheduler_fixture.h"
 #include "tests/testing/fake_engine.h"
-#include "tests/testing/recording_observer.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temp_dir.h"
 
 namespace graft {
 namespace {
@@ -31,86 +27,9 @@ using testing::SizeIs;
 
 constexpr int kQueueLength = 2;
 
-// A request under test: what was submitted, and what came back.
-struct Submitted {
-  absl::Status accepted;
-  std::shared_ptr<RecordingObserver> observer =
-      std::make_shared<RecordingObserver>();
-  CancelFlag cancelled = std::make_shared<std::atomic<bool>>(false);
-};
-
-class RequestSchedulerTest : public testing::Test {
+class RequestSchedulerTest : public SchedulerFixture {
  protected:
-  RequestSchedulerTest() : source_({.directory = directory_.path()}) {
-    store_ = *AdapterStore::Create(&source_, &engine_);
-    scheduler_ = std::make_unique<RequestScheduler>(
-        &engine_, &encoder_, &clock_,
-        RequestScheduler::Options{.max_queued_requests = kQueueLength});
-  }
-
-  // Loads an adapter with content of its own; its digest.
-  std::string Load(const std::string& name) {
-    directory_.Write(name + ".safetensors", TinyLoraFile(next_variant_++));
-    AdapterStore::LoadRequest request;
-    request.path = name + ".safetensors";
-    const auto result = store_->Load(request);
-    EXPECT_THAT(result, IsOk());
-    return result->adapter.sha256;
-  }
-
-  std::unique_ptr<GenerationTask> Task(uint64_t seed = 1) {
-    auto task = std::make_unique<GenerationTask>();
-    task->params.prompt = "a star";
-    task->params.width = 16;
-    task->params.height = 8;
-    task->params.steps = 2;
-    task->params.seed = seed;
-    return task;
-  }
-
-  std::unique_ptr<GenerationTask> TaskWith(const std::string& adapter,
-                                           double weight = 1.0) {
-    std::unique_ptr<GenerationTask> task = Task();
-    task->adapters.push_back({*store_->Acquire(adapter), weight, weight});
-    return task;
-  }
-
-  Submitted Submit(std::unique_ptr<GenerationTask> task) {
-    Submitted submitted;
-    task->observer = submitted.observer;
-    task->cancelled = submitted.cancelled;
-    submitted.accepted = scheduler_->Submit(std::move(task));
-    return submitted;
-  }
-
-  // Submits a request and waits until it is inside `call` on the device.
-  Submitted SubmitAndBlockIn(Call call, std::unique_ptr<GenerationTask> task) {
-    engine_.Block(call);
-    Submitted submitted = Submit(std::move(task));
-    EXPECT_TRUE(engine_.WaitUntilBlocked(call));
-    return submitted;
-  }
-
-  // What UnloadAdapter does; the bytes that are free now.
-  absl::StatusOr<int64_t> UnloadAndRelease(const std::string& name) {
-    std::promise<absl::StatusOr<int64_t>> freed;
-    store_->Unload(
-        name, /*wait=*/true, [&](absl::StatusOr<PreparedAdapterPtr> adapter) {
-          scheduler_->ReleaseAdapter(
-              *std::move(adapter),
-              [&](absl::StatusOr<int64_t> bytes) { freed.set_value(bytes); });
-        });
-    return freed.get_future().get();
-  }
-
-  TempDir directory_;
-  FakeEngine engine_;
-  AdapterSource source_;
-  std::unique_ptr<AdapterStore> store_;
-  FakeClock clock_;
-  ThreadPoolExecutor encoder_{2};
-  std::unique_ptr<RequestScheduler> scheduler_;
-  int next_variant_ = 0;
+  RequestSchedulerTest() { Start({.max_queued_requests = kQueueLength}); }
 };
 
 TEST_F(RequestSchedulerTest, ReportsTheWholeLifeOfARequest) {
@@ -306,8 +225,8 @@ TEST_F(RequestSchedulerTest, TimesTheStages) {
 TEST_F(RequestSchedulerTest, SwitchTimeIsTheEngines) {
   Load("ink");
   const Submitted first = Submit(TaskWith("ink"));
-  const Submitted again = Submit(TaskWith("ink"));
   EXPECT_THAT(first.observer->Wait(), IsOk());
+  const Submitted again = Submit(TaskWith("ink"));
   EXPECT_THAT(again.observer->Wait(), IsOk());
   EXPECT_EQ(first.observer->summary().timings.adapter_switch,
             absl::Milliseconds(1));

@@ -1,0 +1,106 @@
+#include "server/scheduling/active_request.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/scheduling/adapters_at_step.h"
+#include "server/scheduling/generation_metadata.h"
+#include "server/scheduling/task_liveness.h"
+
+namespace graft {
+namespace {
+
+// Images of `task` whose next step is `step` share a batch with all images that
+// need the same weights and have the same size.
+std::string BatchKey(const GenerationTask& task, int step) {
+  const GenerationParams& params = task.params;
+  return absl::StrCat(
+      params.width, "x", params.height, " ",
+      AdapterSetKey(AdaptersAtStep(task.adapters, step, params.steps)));
+}
+
+ImageView ViewOfImage(const GenerationTask& task, int index,
+                      const Generation* generation) {
+  const GenerationParams& params = task.params;
+  const int step = generation == nullptr ? 0 : generation->steps_done();
+  return {
+      .index = index,
+      .batch_key = BatchKey(task, step),
+      .work_left = int64_t{params.steps - step} * params.width * params.height,
+      .begun = generation != nullptr};
+}
+
+}  // namespace
+
+RequestView ViewOfTask(const GenerationTask& task, int64_t id) {
+  RequestView view{.id = id,
+                   .tenant = task.tenant,
+                   .request_class = task.request_class,
+                   .images = {}};
+  view.images.assign(static_cast<size_t>(task.count),
+                     ViewOfImage(task, 0, nullptr));
+  for (int i = 0; i < task.count; ++i) {
+    view.images[static_cast<size_t>(i)].index = i;
+  }
+  return view;
+}
+
+ActiveRequest::ActiveRequest(AcceptedRequest request, const EngineInfo& engine,
+                             absl::Time now)
+    : request_(std::move(request)),
+      generations_(static_cast<size_t>(task().count)) {
+  summary_.adapters = ToAppliedAdapters(task().adapters);
+  summary_.base_sha256 = engine.base_sha256;
+  summary_.timings.queue = now - request_.accepted_at;
+  replies().Started();
+}
+
+GenerationParams ActiveRequest::ParamsOfImage(int index) const {
+  GenerationParams params = task().params;
+  params.seed += static_cast<uint64_t>(index);
+  return params;
+}
+
+Generation* ActiveRequest::generation(int index) const {
+  return generations_[static_cast<size_t>(index)].get();
+}
+
+void ActiveRequest::Begin(int index, std::unique_ptr<Generation> generation) {
+  summary_.truncated_tokens = generation->truncated_tokens();
+  generations_[static_cast<size_t>(index)] = std::move(generation);
+}
+
+void ActiveRequest::Finish(int index, Image image, const EngineInfo& engine) {
+  const GenerationParams params = ParamsOfImage(index);
+  generations_[static_cast<size_t>(index)].reset();
+  summary_.seeds.push_back(params.seed);
+  replies().Image(index, std::move(image),
+                  GenerationMetadata(engine, params, summary_.adapters));
+  if (++finished_ == task().count) End(absl::OkStatus());
+}
+
+absl::Status ActiveRequest::CheckLiveness(absl::Time now) const {
+  TaskProgress progress{.started = true};
+  progress.image_index = finished_;
+  if (const Generation* const front = generation(finished_)) {
+    progress.steps_done = front->steps_done();
+  }
+  return CheckTaskLiveness(task(), now, progress);
+}
+
+void ActiveRequest::End(absl::Status status) {
+  if (std::exchange(ended_, true)) return;
+  for (const ImageView& image : Views()) unused_work_ += image.work_left;
+  generations_.clear();
+  replies().Done(std::move(status), std::move(summary_));
+}
+
+std::vector<ImageView> ActiveRequest::Views() const {
+  std::vector<ImageView> views;
+  for (int i = finished_; i < task().count; ++i) {
+    views.push_back(ViewOfImage(task(), i, generation(i)));
+  }
+  return views;
+}
+
+}  // namespace graft

@@ -1,0 +1,172 @@
+#include "server/scheduling/batch_runner.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "server/common/error.h"
+#include "server/scheduling/task_liveness.h"
+
+namespace graft {
+namespace {
+
+Generation* GenerationOf(const BatchMember& member) {
+  return member.request->generation(member.image_index);
+}
+
+bool IsComplete(const Generation& generation) {
+  return generation.steps_done() == generation.steps_total();
+}
+
+void DropEnded(std::vector<BatchMember>& batch) {
+  batch.erase(std::remove_if(batch.begin(), batch.end(),
+                             [](const BatchMember& member) {
+                               return member.request->ended();
+                             }),
+              batch.end());
+}
+
+// Adds `duration` to a stage's time of each request in `batch`, once.
+void AddTime(const std::vector<BatchMember>& batch, absl::Duration duration,
+             absl::Duration GenerationTimings::*stage) {
+  std::vector<const ActiveRequest*> seen;
+  for (const BatchMember& member : batch) {
+    if (std::find(seen.begin(), seen.end(), member.request) != seen.end()) {
+      continue;
+    }
+    seen.push_back(member.request);
+    member.request->summary().timings.*stage += duration;
+  }
+}
+
+}  // namespace
+
+BatchReport BatchRunner::RunStep(std::vector<BatchMember> batch) {
+  BatchReport report;
+  Switch(batch, report);
+  Begin(batch);
+  Step(batch, report);
+  Finish(batch);
+  return report;
+}
+
+void BatchRunner::CheckWanted(ActiveRequest& request) const {
+  if (request.ended()) return;
+  absl::Status status = aborting_->load(std::memory_order_relaxed)
+                            ? ShutDownError()
+                            : request.CheckLiveness(clock_->Now());
+  if (!status.ok()) request.End(std::move(status));
+}
+
+void BatchRunner::Switch(Batch& batch, BatchReport& report) {
+  DropUnwanted(batch);
+  if (batch.empty()) return;
+  const GenerationTask& task = batch.front().request->task();
+  const Generation* const front = GenerationOf(batch.front());
+  const absl::StatusOr<SwitchReport> switched = resident_->SwitchTo(
+      task.adapters, front == nullptr ? 0 : front->steps_done(),
+      task.params.steps);
+  if (switched.ok()) {
+    report.adapter_switch = *switched;
+    AddTime(batch, switched->duration, &GenerationTimings::adapter_switch);
+    return;
+  }
+  if (GetErrorReason(switched.status()) == ErrorReason::kBaseWeightsDrift) {
+    report.drift = switched.status();
+  }
+  for (const BatchMember& member : batch)
+    member.request->End(switched.status());
+  batch.clear();
+}
+
+void BatchRunner::Begin(Batch& batch) {
+  for (const BatchMember& member : batch) {
+    ActiveRequest& request = *member.request;
+    if (request.ended() || GenerationOf(member) != nullptr) continue;
+    CheckWanted(request);
+    if (request.ended()) continue;
+    const absl::Time start = clock_->Now();
+    absl::StatusOr<std::unique_ptr<Generation>> generation =
+        engine_->Begin(request.ParamsOfImage(member.image_index));
+    request.summary().timings.text_encode += clock_->Now() - start;
+    if (generation.ok()) {
+      request.Begin(member.image_index, *std::move(generation));
+    } else {
+      request.End(generation.status());
+    }
+  }
+}
+
+void BatchRunner::Step(Batch& batch, BatchReport& report) {
+  DropUnwanted(batch);
+  if (batch.empty()) return;
+  const absl::Time start = clock_->Now();
+  const std::vector<absl::Status> statuses = StepImages(batch, report);
+  report.batch_size = static_cast<int>(batch.size());
+  report.denoise = clock_->Now() - start;
+  AddTime(batch, report.denoise, &GenerationTimings::denoise);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!statuses[i].ok()) batch[i].request->End(statuses[i]);
+  }
+  DropEnded(batch);
+  for (const BatchMember& member : batch) {
+    const GenerationParams& params = member.request->task().params;
+    const Generation& generation = *GenerationOf(member);
+    report.work_done += int64_t{params.width} * params.height;
+    member.request->replies().Progress(
+        member.image_index, generation.steps_done(), generation.steps_total());
+  }
+}
+
+std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
+                                                  BatchReport& report) {
+  std::vector<Generation*> generations;
+  generations.reserve(batch.size());
+  for (const BatchMember& member : batch) {
+    generations.push_back(GenerationOf(member));
+  }
+  const absl::Status together = engine_->Step(generations);
+
+  std::vector<absl::Status> statuses;
+  for (const Generation* const generation : generations) {
+    statuses.push_back(generation->status());
+  }
+  const bool names_images =
+      std::any_of(statuses.begin(), statuses.end(),
+                  [](const absl::Status& status) { return !status.ok(); });
+  if (together.ok() || names_images) return statuses;
+  if (batch.size() == 1) return {together};
+
+  report.out_of_memory =
+      GetErrorReason(together) == ErrorReason::kGpuOutOfMemory;
+  for (size_t i = 0; i < generations.size(); ++i) {
+    statuses[i] = engine_->Step(absl::MakeConstSpan(&generations[i], 1));
+  }
+  return statuses;
+}
+
+void BatchRunner::Finish(Batch& batch) {
+  for (const BatchMember& member : batch) {
+    ActiveRequest& request = *member.request;
+    if (request.ended() || !IsComplete(*GenerationOf(member))) continue;
+    CheckWanted(request);
+    if (request.ended()) continue;
+    const absl::Time start = clock_->Now();
+    absl::StatusOr<Image> image = engine_->Finish(*GenerationOf(member));
+    request.summary().timings.vae_decode += clock_->Now() - start;
+    if (image.ok()) {
+      request.Finish(member.image_index, *std::move(image), engine_->info());
+    } else {
+      request.End(image.status());
+    }
+  }
+}
+
+void BatchRunner::DropUnwanted(Batch& batch) const {
+  for (const BatchMember& member : batch) CheckWanted(*member.request);
+  DropEnded(batch);
+}
+
+}  // namespace graft

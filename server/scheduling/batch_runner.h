@@ -1,0 +1,82 @@
+#ifndef GRAFT_SERVER_SCHEDULING_BATCH_RUNNER_H_
+#define GRAFT_SERVER_SCHEDULING_BATCH_RUNNER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/common/clock.h"
+#include "server/engine/engine.h"
+#include "server/scheduling/active_request.h"
+#include "server/scheduling/resident_adapters.h"
+
+namespace graft {
+
+// One image of a batch.
+struct BatchMember {
+  ActiveRequest* request = nullptr;
+  int image_index = 0;
+};
+
+// What became of a batch.
+struct BatchReport {
+  int batch_size = 0;      // images that made the step, or tried to
+  absl::Duration denoise;  // of the step alone
+  SwitchReport adapter_switch;
+  int64_t work_done = 0;       // steps x pixels
+  bool out_of_memory = false;  // as a batch; each alone was tried after it
+  // BASE_WEIGHTS_DRIFT when the switch found that the base cannot be trusted.
+  absl::Status drift;
+};
+
+// Takes a batch through one step: switch to its adapter set, text conditioning
+// of images that begin, the denoise step, decoding of images that are complete.
+// Before each stage it looks whether the requests are still wanted. Errors end
+// the requests that they concern, and no others: those of the switch all of
+// the batch, which needs this set; those of a step the images that they name.
+// A step that fails as a whole is tried again with each image alone, so that
+// the batch never costs a request its success. Owner-thread-only.
+class BatchRunner {
+ public:
+  // All outlive the runner. `aborting`: end all at the next stage.
+  BatchRunner(Engine* engine, ResidentAdapters* resident, const Clock* clock,
+              const std::atomic<bool>* aborting)
+      : engine_(engine),
+        resident_(resident),
+        clock_(clock),
+        aborting_(aborting) {}
+
+  // REQUIRES: at least one member; equal batch keys; no request has ended.
+  BatchReport RunStep(std::vector<BatchMember> batch);
+
+  // Ends `request` if it is not worth going on with.
+  void CheckWanted(ActiveRequest& request) const;
+
+ private:
+  using Batch = std::vector<BatchMember>;
+
+  // The stages. Each leaves those in `batch` that go on.
+  void Switch(Batch& batch, BatchReport& report);
+  void Begin(Batch& batch);
+  void Step(Batch& batch, BatchReport& report);
+  void Finish(Batch& batch);
+
+  // Calls the engine's Step for all of `batch` together, and for each alone if
+  // that fails as a whole. A status for each.
+  std::vector<absl::Status> StepImages(const Batch& batch, BatchReport& report);
+
+  // Ends the requests that are not wanted any more, and takes all that have
+  // ended out of `batch`.
+  void DropUnwanted(Batch& batch) const;
+
+  Engine* const engine_;
+  ResidentAdapters* const resident_;
+  const Clock* const clock_;
+  const std::atomic<bool>* const aborting_;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_SCHEDULING_BATCH_RUNNER_H_

@@ -1,0 +1,146 @@
+#include "server/scheduling/fair_share.h"
+
+#include <deque>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace graft {
+namespace {
+
+constexpr int64_t kQuantum = 8 * 8;
+
+// Serves `turns` times among tenants that always have a request of their cost;
+// the work that each got.
+std::map<std::string, int64_t> ServeBacklogged(
+    FairShare& shares, const std::vector<TenantHead>& heads, int turns) {
+  std::map<std::string, int64_t> work;
+  for (int i = 0; i < turns; ++i) {
+    const size_t chosen = shares.Choose(heads);
+    shares.Serve(heads, chosen);
+    work[heads[chosen].tenant] += heads[chosen].cost;
+  }
+  return work;
+}
+
+// The same algorithm as it is written down, walking every round.
+class WalkingDeficitRoundRobin {
+ public:
+  explicit WalkingDeficitRoundRobin(std::deque<std::string> tenants)
+      : ring_(std::move(tenants)), deficits_({{ring_.front(), kQuantum}}) {}
+
+  std::string Serve(const std::map<std::string, int64_t>& costs) {
+    while (deficits_[ring_.front()] < costs.at(ring_.front())) {
+      ring_.push_back(ring_.front());
+      ring_.pop_front();
+      deficits_[ring_.front()] += kQuantum;
+    }
+    deficits_[ring_.front()] -= costs.at(ring_.front());
+    return ring_.front();
+  }
+
+ private:
+  std::deque<std::string> ring_;
+  std::map<std::string, int64_t> deficits_;
+};
+
+TEST(FairShareTest, EqualTenantsTakeTurns) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Enter("b");
+  const std::vector<TenantHead> heads = {{"a", 10 * kQuantum},
+                                         {"b", 10 * kQuantum}};
+  std::string order;
+  for (int i = 0; i < 6; ++i) {
+    const size_t chosen = shares.Choose(heads);
+    shares.Serve(heads, chosen);
+    order += heads[chosen].tenant;
+  }
+  EXPECT_EQ(order, "ababab");
+}
+
+TEST(FairShareTest, WorkIsSharedWhateverTheSizesOfTheRequests) {
+  FairShare shares;
+  for (const char* tenant : {"small", "medium", "large"}) shares.Enter(tenant);
+  const std::vector<TenantHead> heads = {{"small", 3 * kQuantum},
+                                         {"medium", 17 * kQuantum},
+                                         {"large", 160 * kQuantum}};
+  const auto work = ServeBacklogged(shares, heads, 2000);
+  for (const auto& [tenant, amount] : work) {
+    EXPECT_NEAR(static_cast<double>(amount),
+                static_cast<double>(work.at("large")), 161 * kQuantum)
+        << tenant;
+  }
+}
+
+// The rounds that are skipped are computed right.
+TEST(FairShareTest, EqualsTheAlgorithmThatWalksEveryRound) {
+  std::mt19937 random(7);
+  for (int trial = 0; trial < 50; ++trial) {
+    FairShare shares;
+    std::deque<std::string> ring;
+    std::map<std::string, int64_t> costs;
+    for (int i = 0; i <= trial % 5; ++i) {
+      ring.push_back(std::string(1, static_cast<char>('a' + i)));
+      shares.Enter(ring.back());
+    }
+    // Enter puts each before the cursor, which is at the first.
+    WalkingDeficitRoundRobin walking(ring);
+    for (int turn = 0; turn < 200; ++turn) {
+      std::vector<TenantHead> heads;
+      for (const std::string& tenant : ring) {
+        if (costs[tenant] == 0) costs[tenant] = 1 + random() % 100000;
+        heads.push_back({tenant, costs[tenant]});
+      }
+      const size_t chosen = shares.Choose(heads);
+      shares.Serve(heads, chosen);
+      ASSERT_EQ(heads[chosen].tenant, walking.Serve(costs))
+          << "trial " << trial << " turn " << turn;
+      costs[heads[chosen].tenant] = 0;
+    }
+  }
+}
+
+TEST(FairShareTest, ServiceOutsideOfTheRoundCostsLaterTurns) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Enter("b");
+  shares.Charge("a", 50 * kQuantum);
+  const std::vector<TenantHead> heads = {{"a", 10 * kQuantum},
+                                         {"b", 10 * kQuantum}};
+  const auto work = ServeBacklogged(shares, heads, 20);
+  EXPECT_NEAR(static_cast<double>(work.at("b") - work.at("a")), 50 * kQuantum,
+              10 * kQuantum);
+}
+
+TEST(FairShareTest, ATenantThatLeavesIsForgotten) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Enter("b");
+  shares.Charge("a", 50 * kQuantum);
+  shares.Leave("a");
+  shares.Charge("a", 1);  // no effect
+  shares.Enter("a");
+  EXPECT_EQ(shares.deficit("a"), 0);
+  EXPECT_EQ(shares.deficit("b"), kQuantum);  // its visit has begun
+  shares.Leave("b");
+  shares.Leave("b");
+  EXPECT_EQ(shares.Choose(std::vector<TenantHead>{{"a", 5}}), 0u);
+}
+
+TEST(FairShareTest, ANewTenantIsServedWithinARound) {
+  FairShare shares;
+  shares.Enter("old");
+  ServeBacklogged(shares, {{"old", 10 * kQuantum}}, 100);
+  shares.Enter("new");
+  const std::vector<TenantHead> heads = {{"old", 10 * kQuantum},
+                                         {"new", 10 * kQuantum}};
+  const auto work = ServeBacklogged(shares, heads, 2);
+  EXPECT_EQ(work.count("new"), 1u);
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,283 @@
+#include "server/scheduling/request_ledger.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace graft {
+namespace {
+
+using testing::ElementsAre;
+
+constexpr int64_t kStep = 64 * 64;
+
+RequestView Request(int64_t id, const std::string& key, int steps = 30,
+                    const std::string& tenant = "t") {
+  return {
+      .id = id, .tenant = tenant, .images = {{0, key, steps * kStep, false}}};
+}
+
+// Lets the device make one step of what the ledger chooses; the requests in the
+// batch.
+std::vector<int64_t> MakeStep(RequestLedger& ledger) {
+  std::vector<int64_t> ids;
+  for (const BatchImage& image : ledger.Next().images) {
+    ids.push_back(image.request_id);
+  }
+  for (const int64_t id : ids) {
+    for (const RequestView& request : ledger.state().requests) {
+      if (request.id != id) continue;
+      std::vector<ImageView> images = request.images;
+      images[0].begun = true;
+      images[0].work_left -= kStep;
+      if (images[0].work_left == 0) {
+        ledger.Remove(id);
+      } else {
+        ledger.MadeStep(id, images);
+      }
+      break;
+    }
+  }
+  return ids;
+}
+
+TEST(RequestLedgerTest, CountsWhatWaitsAndWhatHasBegun) {
+  RequestLedger ledger(1);
+  EXPECT_TRUE(ledger.empty());
+  ledger.Add(Request(1, "a", 10));
+  ledger.Add(Request(2, "b", 20));
+  EXPECT_EQ(ledger.waiting(), 2);
+  EXPECT_EQ(ledger.waiting_work(), 30 * kStep);
+  EXPECT_THAT(MakeStep(ledger), ElementsAre(1));
+  EXPECT_EQ(ledger.waiting(), 1);
+  EXPECT_EQ(ledger.started(), 1);
+  EXPECT_EQ(ledger.waiting_work(), 20 * kStep);
+  EXPECT_EQ(ledger.work_left(), 29 * kStep);
+  ledger.Remove(2);
+  ledger.Remove(1);
+  EXPECT_TRUE(ledger.empty());
+  EXPECT_EQ(ledger.waiting_work(), 0);
+}
+
+TEST(RequestLedgerTest, RemembersWhoWasPassedOver) {
+  RequestLedger ledger(2);
+  ledger.Add(Request(1, "a", 300));
+  ledger.Add(Request(2, "b", 300));
+  int joined = 0;
+  for (int64_t id = 3; id < 40; ++id) {
+    ledger.Add(Request(id, "a", 100));
+    while (ledger.started() > 1) MakeStep(ledger);
+    MakeStep(ledger);
+    if (ledger.started() > 1) ++joined;
+    while (ledger.started() > 1) MakeStep(ledger);
+    if (ledger.state().requests[0].id != 1) break;
+  }
+  // The first ended, and the second's turn came after that.
+  EXPECT_LE(joined, kMaxPassedOver);
+  EXPECT_GT(joined, 0);
+}
+
+// A stream of urgent requests slows the job down, and does not starve it.
+TEST(RequestLedgerTest, WhoYieldedEightTimesGetsEightSteps) {
+  RequestLedger ledger(1);
+  RequestView job = Request(1, "a", 50);
+  job.request_class = RequestClass::kBatch;
+  ledger.Add(job);
+  std::vector<int> bursts;  // steps of the job between urgent requests
+  int burst = 0;
+  int64_t id = 1;
+  for (int i = 0; i < 1000; ++i) {
+    if (ledger.waiting() == 0) ledger.Add(Request(++id, "b", 3));
+    const bool is_job = MakeStep(ledger)[0] == 1;
+    if (is_job) {
+      ++burst;
+    } else if (burst > 0) {
+      bursts.push_back(burst);
+      burst = 0;
+    }
+    if (ledger.state().requests.empty() || ledger.state().requests[0].id != 1) {
+      break;
+    }
+  }
+  // One before the first urgent request came, and one at the end.
+  EXPECT_THAT(bursts, ElementsAre(1, 8, 8, 8, 8, 8, 8));
+}
+
+// Not even if the urgent ones need one set and join each other for ever.
+TEST(RequestLedgerTest, AStreamThatJoinsDoesNotStarveABatchJob) {
+  RequestLedger ledger(4);
+  int64_t id = 1;
+  ledger.Add(Request(id, "a", 10));
+  RequestView job = Request(++id, "b", 20);
+  job.request_class = RequestClass::kBatch;
+  ledger.Add(job);
+  int job_steps = 0;
+  for (int step = 0; step < 400; ++step) {
+    while (ledger.waiting() < 3) ledger.Add(Request(++id, "a", 10));
+    const std::vector<int64_t> ids = MakeStep(ledger);
+    job_steps += std::count(ids.begin(), ids.end(), 2) > 0 ? 1 : 0;
+  }
+  EXPECT_EQ(job_steps, 20);
+}
+
+TEST(RequestLedgerTest, WhatWasNotUsedIsPaidBack) {
+  RequestLedger ledger(1);
+  ledger.Add(Request(1, "a", 30, "one"));
+  ledger.Add(Request(2, "a", 30, "one"));
+  MakeStep(ledger);
+  const int64_t deficit = ledger.state().shares.deficit("one");
+  ledger.Remove(1, 29 * kStep);
+  EXPECT_EQ(ledger.state().shares.deficit("one"), deficit + 29 * kStep);
+  ledger.Remove(2, 5 * kStep);  // had paid nothing
+  ledger.Add(Request(3, "a", 30, "one"));
+  EXPECT_LE(ledger.state().shares.deficit("one"), kStep);
+}
+
+TEST(RequestLedgerTest, BackloggedTenantsGetEqualWork) {
+  RequestLedger ledger(4);
+  std::map<std::string, int64_t> work;
+  std::map<int64_t, std::string> tenant_of;
+  int64_t id = 0;
+  // "flood" has many requests for one adapter, which join each other; "wide"
+  // has another adapter each time, and larger requests.
+  const auto refill = [&](const std::string& tenant, int steps,
+                          bool same_adapter) {
+    int queued = 0;
+    for (const RequestView& request : ledger.state().requests) {
+      queued += request.tenant == tenant && !request.started;
+    }
+    for (; queued < 12; ++queued) {
+      ++id;
+      tenant_of[id] = tenant;
+      ledger.Add(Request(id,
+                         same_adapter ? "flood" : "wide" + std::to_string(id),
+                         steps, tenant));
+    }
+  };
+  for (int step = 0; step < 20000; ++step) {
+    refill("flood", 20, true);
+    refill("wide", 30, false);
+    for (const int64_t member : MakeStep(ledger)) work[tenant_of[member]]++;
+  }
+  EXPECT_NEAR(
+      static_cast<double>(work["flood"]) / static_cast<double>(work["wide"]), 1,
+      0.03);
+}
+
+// Random requests that come and go, and what an onlooker counts beside the
+// ledger.
+class RandomLedgerTest : public testing::TestWithParam<int> {
+ protected:
+  RandomLedgerTest() : random_(static_cast<uint64_t>(GetParam())) {}
+
+  int Random(int below) { return static_cast<int>(random_() % below); }
+
+  void AddRandom(RequestLedger& ledger) {
+    RequestView request =
+        Request(++last_id_, std::to_string(Random(5)), 10 + Random(20),
+                std::string(1, static_cast<char>('a' + Random(3))));
+    for (int i = 1; Random(6) == 0; ++i) {
+      request.images.push_back(request.images[0]);
+      request.images.back().index = i;
+    }
+    if (Random(4) == 0) request.request_class = RequestClass::kBatch;
+    unfinished_[request.id] = request;
+    ledger.Add(request);
+  }
+
+  // Checks the choice, and counts whom it passes over: those who came before
+  // one that joins, of its class and not much longer.
+  void Watch(const BatchChoice& choice) {
+    const int64_t lead = choice.images.front().request_id;
+    const std::string key = unfinished_.at(lead).images[0].batch_key;
+    std::set<std::pair<int64_t, int>> members;
+    for (const BatchImage& image : choice.images) {
+      EXPECT_TRUE(members.insert({image.request_id, image.image_index}).second);
+      EXPECT_EQ(unfinished_.at(image.request_id).images[0].batch_key, key);
+    }
+    for (const int64_t joined : choice.starting) {
+      if (joined == lead) continue;
+      const RequestView& by = unfinished_.at(joined);
+      for (const auto& [id, request] : unfinished_) {
+        if (id < joined && request.images[0].batch_key != key &&
+            !MayOvertake(by, request)) {
+          EXPECT_LE(++passed_over_[id], kMaxPassedOver) << id;
+        }
+      }
+    }
+  }
+
+  // Makes the step.
+  void Step(RequestLedger& ledger, const BatchChoice& choice) {
+    std::set<int64_t> ids;
+    for (const BatchImage& member : choice.images) {
+      ids.insert(member.request_id);
+      for (ImageView& image : unfinished_.at(member.request_id).images) {
+        if (image.index != member.image_index) continue;
+        image.begun = true;
+        image.work_left -= kStep;
+      }
+    }
+    for (const int64_t id : ids) {
+      std::vector<ImageView>& images = unfinished_.at(id).images;
+      images.erase(
+          std::remove_if(images.begin(), images.end(),
+                         [](const ImageView& i) { return i.work_left == 0; }),
+          images.end());
+      if (images.empty()) {
+        End(ledger, id);
+      } else {
+        ledger.MadeStep(id, images);
+      }
+    }
+  }
+
+  void End(RequestLedger& ledger, int64_t id) {
+    ledger.Remove(id);
+    unfinished_.erase(id);
+  }
+
+  std::mt19937_64 random_;
+  int64_t last_id_ = 0;
+  std::map<int64_t, RequestView> unfinished_;
+  std::map<int64_t, int> passed_over_;
+};
+
+TEST_P(RandomLedgerTest, NobodyIsLostAndNobodyIsPassedOverTooOften) {
+  RequestLedger ledger(1 + GetParam() % 8);
+  for (int step = 0; step < 20000; ++step) {
+    if (ledger.waiting() < 40 && Random(12) == 0) AddRandom(ledger);
+    if (ledger.empty()) continue;
+    const BatchChoice choice = ledger.Next();
+    ASSERT_FALSE(choice.images.empty());
+    ASSERT_LE(static_cast<int>(choice.images.size()), ledger.max_batch());
+    Watch(choice);
+    Step(ledger, choice);
+    if (Random(200) == 0 && !unfinished_.empty()) {  // a client goes away
+      auto victim = unfinished_.begin();
+      std::advance(victim, Random(static_cast<int>(unfinished_.size())));
+      End(ledger, victim->first);
+    }
+    ASSERT_EQ(ledger.waiting() + ledger.started(),
+              static_cast<int>(unfinished_.size()));
+  }
+  for (int step = 0; !ledger.empty(); ++step) {
+    ASSERT_LT(step, 100000);
+    Step(ledger, ledger.Next());
+  }
+  EXPECT_GT(last_id_, 500);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomLedgerTest, testing::Range(0, 8));
+
+}  // namespace
+}  // namespace graft
