@@ -44,6 +44,11 @@ std::string ErrorReasonOf(const absl::Status& status) {
   return reason.has_value() ? std::string(*reason) : "NO_REASON";
 }
 
+absl::Status WithErrorReason(absl::Status status, absl::string_view reason) {
+  status.SetPayload(kReasonUrl, absl::Cord(reason));
+  return status;
+}
+
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   const auto delay = status.GetPayload(kRetryUrl);
   int64_t milliseconds = 0;

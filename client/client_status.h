@@ -22,6 +22,9 @@ std::string ErrorReasonOf(const absl::Status& status);
 // RetryInfo.retry_delay.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
+// `status` with a reason of the client's own making.
+absl::Status WithErrorReason(absl::Status status, absl::string_view reason);
+
 // "CODE REASON: message", on one line.
 std::string DescribeError(const absl::Status& status);
 

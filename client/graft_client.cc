@@ -7,20 +7,31 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/client_status.h"
+#include "client/file_digest.h"
 
 namespace graft {
 namespace {
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+std::shared_ptr<grpc::ChannelCredentials> Credentials(
+    const ChannelSecurity& security) {
+  if (security.server_ca.empty()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({.pem_root_certs = security.server_ca,
+                               .pem_private_key = security.key,
+                               .pem_cert_chain = security.certificate});
+}
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& server,
+                                       const ChannelSecurity& security) {
   grpc::ChannelArguments arguments;
   // Whether to try again is the user's decision.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(server, Credentials(security), arguments);
 }
 
 // Appends `chunk` to its image.
@@ -54,7 +65,7 @@ absl::Status Explain(absl::Status status, const std::string& server) {
 
 GraftClient::GraftClient(const Options& options)
     : options_(options),
-      channel_(Connect(options.server)),
+      channel_(Connect(options.server, options.security)),
       generation_(v1::GenerationService::NewStub(channel_)),
       adapters_(v1::AdapterService::NewStub(channel_)),
       admin_(v1::AdminService::NewStub(channel_)) {}
@@ -97,6 +108,42 @@ absl::StatusOr<v1::LoadAdapterResponse> GraftClient::LoadAdapter(
   return response;
 }
 
+absl::StatusOr<v1::LoadAdapterResponse> GraftClient::UploadAdapter(
+    v1::UploadAdapterHeader header, const std::string& path) {
+  const absl::StatusOr<FileDigest> digest = DigestFile(path);
+  if (!digest.ok()) return digest.status();
+  header.set_sha256(digest->sha256);
+  header.set_size_bytes(digest->size);
+  v1::LoadAdapterResponse response;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return UploadOnce(header, path, context, response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+grpc::Status GraftClient::UploadOnce(const v1::UploadAdapterHeader& header,
+                                     const std::string& path,
+                                     grpc::ClientContext& context,
+                                     v1::LoadAdapterResponse& response) {
+  constexpr size_t kChunkBytes = size_t{1} << 20;
+  const auto writer = adapters_->UploadAdapter(&context, &response);
+  v1::UploadAdapterRequest message;
+  *message.mutable_header() = header;
+  bool taken = writer->Write(message);
+  std::ifstream file(path, std::ios::binary);
+  std::string chunk(kChunkBytes, '\0');
+  while (taken && file) {
+    file.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
+    const auto size = static_cast<size_t>(file.gcount());
+    if (size == 0) break;
+    message.set_data(chunk.data(), size);
+    taken = writer->Write(message);  // false: the server has answered already
+  }
+  writer->WritesDone();
+  return writer->Finish();
+}
+
 absl::StatusOr<v1::UnloadAdapterResponse> GraftClient::UnloadAdapter(
     const v1::UnloadAdapterRequest& request) {
   v1::UnloadAdapterResponse response;
@@ -132,6 +179,16 @@ absl::StatusOr<v1::ServerInfo> GraftClient::GetServerInfo() {
   return info;
 }
 
+absl::StatusOr<v1::VerifyBaseWeightsResponse> GraftClient::VerifyBaseWeights(
+    const v1::VerifyBaseWeightsRequest& request) {
+  v1::VerifyBaseWeightsResponse response;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return admin_->VerifyBaseWeights(&context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
 absl::Status GraftClient::Call(const Attempt& attempt) {
   const auto deadline = std::chrono::system_clock::now() +
                         absl::ToChronoMilliseconds(options_.timeout);
@@ -139,6 +196,9 @@ absl::Status GraftClient::Call(const Attempt& attempt) {
   for (int tries_left = options_.retries;; --tries_left) {
     grpc::ClientContext context;
     context.set_deadline(deadline);
+    if (!options_.token.empty()) {
+      context.AddMetadata("authorization", "Bearer " + options_.token);
+    }
     absl::Status status = FromGrpcStatus(attempt(context));
     const bool again = status.code() == absl::StatusCode::kUnavailable &&
                        tries_left > 0 &&

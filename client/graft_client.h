@@ -17,6 +17,15 @@
 
 namespace graft {
 
+// How the connection is protected: the texts of PEM files.
+struct ChannelSecurity {
+  // Who may certify the server; empty: no TLS.
+  std::string server_ca = "";
+  // The client's own, for mutual TLS, with its key; empty: none.
+  std::string certificate = "";
+  std::string key = "";
+};
+
 // The API as functions: each sets a deadline, returns a StatusOr whose error
 // keeps the server's reason (client_status.h), and tries again only if told to.
 // Blocking; thread-safe.
@@ -24,6 +33,9 @@ class GraftClient {
  public:
   struct Options {
     std::string server = "127.0.0.1:50051";
+    ChannelSecurity security = {};
+    // Sent with every call; empty: none.
+    std::string token = "";
     // Of one call, all tries together.
     absl::Duration timeout = absl::Minutes(10);
     // How often a call is tried again after UNAVAILABLE, which is the one error
@@ -51,17 +63,26 @@ class GraftClient {
                                      const ProgressCallback& on_event);
   absl::StatusOr<v1::LoadAdapterResponse> LoadAdapter(
       const v1::LoadAdapterRequest& request);
+  // Sends the file `path`; `header` has all but its size and SHA-256.
+  absl::StatusOr<v1::LoadAdapterResponse> UploadAdapter(
+      v1::UploadAdapterHeader header, const std::string& path);
   absl::StatusOr<v1::UnloadAdapterResponse> UnloadAdapter(
       const v1::UnloadAdapterRequest& request);
   // All pages.
   absl::StatusOr<std::vector<v1::Adapter>> ListAdapters();
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
+  absl::StatusOr<v1::VerifyBaseWeightsResponse> VerifyBaseWeights(
+      const v1::VerifyBaseWeightsRequest& request);
 
  private:
   using Attempt = std::function<grpc::Status(grpc::ClientContext&)>;
 
   // Makes the attempt, and perhaps more.
   absl::Status Call(const Attempt& attempt);
+
+  grpc::Status UploadOnce(const v1::UploadAdapterHeader& header,
+                          const std::string& path, grpc::ClientContext& context,
+                          v1::LoadAdapterResponse& response);
 
   grpc::Status GenerateOnce(const v1::GenerateImageRequest& request,
                             const ProgressCallback& on_event,

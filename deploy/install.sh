@@ -45,6 +45,7 @@ packages=(
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libgtest-dev libgmock-dev
   nlohmann-json3-dev libpng-dev libssl-dev libspdlog-dev libcli11-dev libicu-dev libre2-dev
+  prometheus-cpp-dev
   python3 python3-venv python3-pil fonts-dejavu-core
 )
 

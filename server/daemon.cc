@@ -3,10 +3,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "server/common/error.h"
 #include "server/common/log.h"
 #include "server/common/status_macros.h"
+#include "server/rpc/adapter_upload.h"
 
 namespace graft {
 namespace {
@@ -41,6 +43,15 @@ void LogLoaded(const Engine& engine, absl::Duration duration) {
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
     const DaemonOptions& options, EngineFactory factory) {
   std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(factory)));
+  if (!options.metrics_listen.empty()) {
+    GRAFT_RETURN_IF_ERROR(daemon->metrics_.Listen(options.metrics_listen));
+  }
+  if (!options.token_file.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(daemon->authenticator_,
+                           Authenticator::Create(options.token_file));
+    daemon->hooks_ = WithAuthentication(std::move(daemon->hooks_),
+                                        daemon->authenticator_.get());
+  }
   const RpcEnvironment environment{
       .hooks = &daemon->hooks_,
       .clock = &daemon->clock_,
@@ -65,9 +76,14 @@ Daemon::~Daemon() {
   RequestStop();
   state_.SetDraining();
   if (load_thread_.joinable()) load_thread_.join();
-  server_->SetServing(false);
+  server_->StopServing();
   if (scheduler_ != nullptr) scheduler_->Drain(options_.exit_timeout);
   server_->Shutdown(kLastWordsGrace);
+  // Requests that wait for adapters: the scheduler refuses them now, and they
+  // tell the service, which must still be there.
+  loader_.reset();
+  metrics_.StopListening();
+  scheduler_.reset();  // its thread may still have something to tell health
   GRAFT_LOG(kInfo, "stopped");
 }
 
@@ -83,14 +99,29 @@ absl::Status Daemon::WaitUntilServing() {
   return *loaded_;
 }
 
+void Daemon::Reload() {
+  if (authenticator_ == nullptr) return;
+  const absl::Status status = authenticator_->Reload();
+  if (status.ok()) {
+    GRAFT_LOG(kInfo, "token file read again");
+  } else {
+    GRAFT_LOG(kError, "the former tokens stay valid",
+              {{"message", std::string(status.message())}});
+  }
+}
+
 void Daemon::RequestStop() {
   absl::MutexLock lock(&mu_);
   stop_requested_ = true;
 }
 
-void Daemon::WaitForStop() {
+absl::Status Daemon::WaitForStop() {
+  const auto over = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return stop_requested_ || !failure_.ok();
+  };
   absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(&stop_requested_));
+  mu_.Await(absl::Condition(&over));
+  return failure_;
 }
 
 void Daemon::Load() {
@@ -101,29 +132,106 @@ void Daemon::Load() {
     state_.SetServing(&backend_);
     server_->SetServing(true);
   }
+  {
+    absl::MutexLock lock(&mu_);
+    loaded_ = status;
+  }
+  if (status.ok() && options_.adapter_poll > absl::ZeroDuration()) {
+    PollAdapters();
+  }
+}
+
+void Daemon::PollAdapters() {
+  while (!AwaitStop(options_.adapter_poll)) {
+    const AdapterStore::PollReport report = store_->Poll();
+    for (const std::string& name : report.replaced) {
+      GRAFT_LOG(kInfo, "adapter's file changed", {{"adapter", name}});
+    }
+    for (const std::string& name : report.unloaded) {
+      GRAFT_LOG(kInfo, "adapter's file is gone", {{"adapter", name}});
+    }
+    for (const auto& [name, status] : report.failures) {
+      GRAFT_LOG(
+          kWarning, "adapter's file cannot be loaded",
+          {{"adapter", name}, {"message", std::string(status.message())}});
+    }
+  }
+}
+
+bool Daemon::AwaitStop(absl::Duration timeout) {
+  const auto stopping = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return stop_requested_;
+  };
   absl::MutexLock lock(&mu_);
-  loaded_ = status;
+  return mu_.AwaitWithTimeout(absl::Condition(&stopping), timeout);
 }
 
 absl::Status Daemon::LoadBackend() {
+  if (!options_.adapter_dir.empty()) {
+    AdapterUpload::RemoveLeftovers(options_.adapter_dir);
+  }
   GRAFT_ASSIGN_OR_RETURN(engine_, factory_(options_.engine));
   AdapterStore::Options store_options;
   store_options.file_limits.max_header_bytes =
       static_cast<size_t>(options_.limits.max_adapter_header_bytes);
+  store_options.max_host_bytes = options_.max_adapter_host_bytes;
+  store_options.max_device_bytes = options_.max_adapter_device_bytes;
+  store_options.autoload = options_.autoload;
   GRAFT_ASSIGN_OR_RETURN(
       store_, AdapterStore::Create(&source_, engine_.get(), store_options));
   scheduler_ = std::make_unique<RequestScheduler>(
       engine_.get(), &encoder_, &clock_,
-      RequestScheduler::Options{.max_queued_requests =
-                                    options_.limits.max_queued_requests});
+      RequestScheduler::Options{
+          .batching = options_.batching,
+          .max_queued_requests = options_.limits.max_queued_requests,
+          .max_queued_work = options_.limits.max_queued_work,
+          .on_drift = [this](const absl::Status& status) { OnDrift(status); },
+          .on_step =
+              [this](const BatchReport& report) {
+                metrics_.OnStep(report, !scheduler_->resident().empty());
+              }});
   loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads);
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),
               .scheduler = scheduler_.get(),
               .loader = loader_.get(),
+              .adapter_dir = options_.adapter_dir,
               .limits = options_.limits,
-              .defaults = DefaultsFor(engine_->info(), options_)};
+              .defaults = DefaultsFor(engine_->info(), options_),
+              .batching = options_.batching,
+              .autoload = options_.autoload};
+  metrics_.SetBackend(&backend_);
   return absl::OkStatus();
+}
+
+void Daemon::OnDrift(const absl::Status& status) {
+  metrics_.OnDrift(status);
+  server_->SetServing(status.ok());
+  if (status.ok()) {
+    GRAFT_LOG(kInfo, "the base's weights are intact again");
+    return;
+  }
+  GRAFT_LOG(kError, "the base's weights are damaged",
+            {{"message", std::string(status.message())}});
+  if (repairing_) return;
+  repairing_ = true;
+  scheduler_->VerifyBaseWeights(
+      /*repair=*/true, [this](const absl::StatusOr<VerifyReport>& report) {
+        repairing_ = false;
+        OnRepaired(report);
+      });
+}
+
+void Daemon::OnRepaired(const absl::StatusOr<VerifyReport>& report) {
+  if (report.ok() && report->unrepaired.empty()) return;
+  const std::string why = report.ok() ? absl::StrJoin(report->unrepaired, ", ")
+                                      : std::string(report.status().message());
+  absl::MutexLock lock(&mu_);
+  failure_ = Error(
+      ErrorReason::kBaseWeightsDrift,
+      absl::StrCat("the base's weights could not be repaired from the model's "
+                   "files: ",
+                   why));
 }
 
 }  // namespace graft

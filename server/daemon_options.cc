@@ -57,6 +57,13 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
       NumberRule("max_adapter_header_bytes",
                  as_double(limits.max_adapter_header_bytes), 2, kGiB),
       NumberRule("max_queued_requests", limits.max_queued_requests, 1, 1e6),
+      NumberRule("max_adapter_host_bytes",
+                 as_double(options.max_adapter_host_bytes), 0, 1e18),
+      NumberRule("max_adapter_device_bytes",
+                 as_double(options.max_adapter_device_bytes), 0, 1e18),
+      NumberRule("adapter_poll", absl::ToDoubleSeconds(options.adapter_poll), 0,
+                 1e6),
+      NumberRule("max_queued_work", as_double(limits.max_queued_work), 1, 1e18),
       NumberRule("default_steps", options.default_steps, 1, limits.max_steps),
       NumberRule("default_guidance_scale", options.default_guidance_scale, 0,
                  limits.max_guidance_scale),
@@ -99,12 +106,15 @@ absl::Status CheckDevice(const std::string& device) {
 absl::Status CheckListen(const DaemonOptions& options) {
   const auto loopback = IsLoopbackAddress(options.transport.listen);
   if (!loopback.ok()) return Wrong("listen", loopback.status().message());
-  if (*loopback || options.allow_insecure) return absl::OkStatus();
-  return Wrong("listen",
-               absl::StrCat("\"", options.transport.listen,
-                            "\" can be reached from other machines, and there "
-                            "is no encryption and no authentication; give "
-                            "--allow_insecure if that is meant"));
+  if (*loopback || options.allow_insecure || options.transport.tls.enabled()) {
+    return absl::OkStatus();
+  }
+  return Wrong(
+      "listen",
+      absl::StrCat("\"", options.transport.listen,
+                   "\" can be reached from other machines, and there "
+                   "is no encryption; give --tls_cert and --tls_key, or "
+                   "--allow_insecure if that is meant"));
 }
 
 // The value that `text` names in `choices`.
@@ -133,6 +143,7 @@ absl::Status ValidateDaemonOptions(const DaemonOptions& options) {
   }
   GRAFT_RETURN_IF_ERROR(CheckDevice(options.engine.device));
   GRAFT_RETURN_IF_ERROR(CheckNumbers(options));
+  GRAFT_RETURN_IF_ERROR(CheckTlsFiles(options.transport.tls));
   return CheckListen(options);
 }
 
@@ -145,8 +156,9 @@ absl::StatusOr<ComputeDtype> ParseComputeDtype(absl::string_view text) {
 }
 
 absl::StatusOr<RestoreMode> ParseRestoreMode(absl::string_view text) {
-  return ParseChoice<RestoreMode>("restore", text,
-                                  {{"backup", RestoreMode::kBackup}});
+  return ParseChoice<RestoreMode>(
+      "restore", text,
+      {{"undo_log", RestoreMode::kUndoLog}, {"backup", RestoreMode::kBackup}});
 }
 
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
@@ -155,6 +167,11 @@ absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
                                 {"info", LogLevel::kInfo},
                                 {"warning", LogLevel::kWarning},
                                 {"error", LogLevel::kError}});
+}
+
+absl::StatusOr<bool> ParseOnOff(absl::string_view flag,
+                                absl::string_view text) {
+  return ParseChoice<bool>(flag, text, {{"on", true}, {"off", false}});
 }
 
 }  // namespace graft

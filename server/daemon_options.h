@@ -22,11 +22,24 @@ struct DaemonOptions {
 
   // Where adapters are loaded from; empty: none can be.
   std::string adapter_dir;
+  // Bearer tokens, see TokenTable; empty: callers need none.
+  std::string token_file;
+  // Where Prometheus finds /metrics, HOST:PORT; empty: nowhere.
+  std::string metrics_listen;
   // Listen on an address that other machines can reach, without TLS.
   bool allow_insecure = false;
   // What requests that say nothing get, and clients are recommended.
   int default_steps = 25;
   double default_guidance_scale = 7.5;
+  // A request that names NAME loads NAME.safetensors on first use.
+  bool autoload = false;
+  // How often the files of such adapters are looked at; 0: never.
+  absl::Duration adapter_poll = absl::ZeroDuration();
+  // Bytes that adapters may take; 0: no limit.
+  int64_t max_adapter_host_bytes = 0;
+  int64_t max_adapter_device_bytes = 0;
+  // Requests share the device's steps.
+  bool batching = true;
   // How long accepted requests may go on after a signal to stop.
   absl::Duration exit_timeout = absl::Seconds(30);
   // Threads that read adapters, and that encode images.
@@ -34,16 +47,19 @@ struct DaemonOptions {
   int encoder_threads = 2;
 };
 
-// Checks all of it: ranges, and that --listen is a loopback address unless
-// --allow_insecure, and that --model and --adapter_dir are folders.
-// INVALID_FIELD names the first flag that is wrong.
+// Checks all of it: ranges, that --model and --adapter_dir are folders, that
+// the files of TLS fit together, and that --listen is a loopback address unless
+// there is TLS or --allow_insecure. INVALID_FIELD names the first flag that is
+// wrong.
 absl::Status ValidateDaemonOptions(const DaemonOptions& options);
 
-// What flags spell: "auto", "float32", "bfloat16", "float16"; "backup";
-// "debug", "info", "warning", "error". INVALID_FIELD lists them.
+// What flags spell: "auto", "float32", "bfloat16", "float16"; "undo_log",
+// "backup"; "debug", "info", "warning", "error"; "on", "off". INVALID_FIELD
+// lists them.
 absl::StatusOr<ComputeDtype> ParseComputeDtype(absl::string_view text);
 absl::StatusOr<RestoreMode> ParseRestoreMode(absl::string_view text);
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text);
+absl::StatusOr<bool> ParseOnOff(absl::string_view flag, absl::string_view text);
 
 }  // namespace graft
 

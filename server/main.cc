@@ -1,6 +1,7 @@
 // graftd: the daemon. Flags become DaemonOptions; the rest is daemon.h's.
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -27,6 +28,7 @@
 #include "server/daemon_options.h"
 #include "server/engine/torch_engine.h"
 #include "server/process.h"
+#include "server/weight_export.h"
 
 ABSL_FLAG(std::string, model, "",
           "The base model: a folder in diffusers format (model_index.json). "
@@ -38,19 +40,45 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "HOST:PORT to serve on; port 0 picks a free one");
 ABSL_FLAG(bool, allow_insecure, false,
           "Serve on an address that other machines can reach, though there is "
-          "no encryption and no authentication");
+          "no encryption");
+ABSL_FLAG(std::string, tls_cert, "",
+          "PEM file with the certificate chain to serve TLS with; it may be "
+          "replaced while graftd runs, as the other two may. Empty: no TLS");
+ABSL_FLAG(std::string, tls_key, "",
+          "PEM file with the private key of --tls_cert");
+ABSL_FLAG(
+    std::string, tls_client_ca, "",
+    "PEM file with certificate authorities: clients need a certificate of "
+    "one of them (mutual TLS). Empty: they need none");
+ABSL_FLAG(
+    std::string, token_file, "",
+    "File with the bearer tokens that clients may call with, a line each: "
+    "tenant:role[,role]:sha256-of-token with the roles generate, "
+    "adapters, admin and read; read again on SIGHUP. Empty: clients need "
+    "no token");
+ABSL_FLAG(std::string, metrics_listen, "",
+          "HOST:PORT to serve Prometheus metrics on, path /metrics, without "
+          "encryption; empty: nowhere");
 ABSL_FLAG(std::string, device, "auto",
           "Where to compute: auto (a GPU if there is one), cpu or cuda:N");
 ABSL_FLAG(std::string, dtype, "auto",
           "Of the resident weights: auto (float16 on a GPU, float32 on the "
           "CPU), float32, bfloat16 or float16");
-ABSL_FLAG(std::string, restore, "backup",
-          "How a switch gets back to the base weights: backup (a pristine copy "
-          "of every adapted weight)");
+ABSL_FLAG(std::string, restore, "undo_log",
+          "How a switch gets back to the base weights, both with the same "
+          "bits: undo_log (subtract what was merged and set right what "
+          "rounding lost, from a small log) or backup (a pristine copy of "
+          "every adapted weight)");
 ABSL_FLAG(int, threads, 0, "CPU threads to compute with; 0: one per core");
 ABSL_FLAG(absl::Duration, exit_timeout, absl::Seconds(30),
           "How long accepted requests may go on after SIGTERM or SIGINT; a "
           "second signal ends the program at once");
+ABSL_FLAG(std::string, export, "",
+          "Do not serve: merge these adapters and write the weights to "
+          "--export_to. A list \"NAME[=WEIGHT[:TEXT_ENCODER_WEIGHT]],...\" of "
+          "NAME.safetensors in --adapter_dir; empty: the base alone");
+ABSL_FLAG(std::string, export_to, "",
+          "FILE.safetensors that --export writes to");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 ABSL_FLAG(int, default_steps, 25,
           "Denoising steps that clients are recommended");
@@ -58,6 +86,25 @@ ABSL_FLAG(
     double, default_guidance_scale, 7.5,
     "Guidance scale of requests that do not say (with the demo model: 2)");
 ABSL_FLAG(int, max_queued_requests, 256, "Requests that may wait");
+ABSL_FLAG(
+    int64_t, max_queued_work, int64_t{256} * 1024 * 1024 * 50,
+    "Work that may wait, in steps x images x pixels; a single request may "
+    "be larger");
+ABSL_FLAG(bool, autoload, false,
+          "A request that names NAME, which is not loaded, loads "
+          "NAME.safetensors of --adapter_dir; such adapters give way to others "
+          "when memory is short");
+ABSL_FLAG(absl::Duration, adapter_poll, absl::ZeroDuration(),
+          "How often to look whether files of such adapters have changed or "
+          "gone; 0: never");
+ABSL_FLAG(int64_t, max_adapter_host_bytes, 0,
+          "Bytes of host memory that adapters may take; 0: no limit");
+ABSL_FLAG(int64_t, max_adapter_device_bytes, 0,
+          "Bytes on the device that adapters may take, those not in use giving "
+          "way; 0: no limit");
+ABSL_FLAG(std::string, batching, "on",
+          "on: requests share the device's steps; off: each image has the same "
+          "bits whatever else is computed at the time");
 ABSL_FLAG(int, max_connections, 0,
           "Connections that may be open; 0: as many as there are descriptors");
 ABSL_FLAG(int, max_steps, 1000, "Denoising steps of an image");
@@ -82,9 +129,17 @@ constexpr char kUsage[] =
     "graftd keeps one Stable Diffusion model resident and serves images over "
     "gRPC,\nswitching LoRA and LoCon adapters in place for each request.\n\n"
     "  graftd                                     the demo model\n"
-    "  graftd --model DIR --adapter_dir DIR       your own\n\n"
+    "  graftd --model DIR --adapter_dir DIR       your own\n"
+    "  graftd --model DIR --adapter_dir DIR --export ink=0.8 --export_to FILE\n"
+    "                                             a merged checkpoint\n\n"
     "Prints one line, \"listening on HOST:PORT\", when it serves; logs go to "
-    "stderr.\nThe client is `graft`. Stops on SIGTERM and SIGINT.";
+    "stderr.\nThe client is `graft`. Stops on SIGTERM and SIGINT; reads "
+    "--token_file\nagain on SIGHUP. Ends with "
+    "exit code 70 when\nthe resident weights are damaged beyond repair: start "
+    "it anew.";
+
+// sysexits.h's EX_SOFTWARE: a supervisor starts the program again.
+constexpr int kExitDamaged = 70;
 
 // Whether a flag is one of this file's, and not a library's.
 bool IsOurs(const absl::CommandLineFlag& flag) {
@@ -179,7 +234,8 @@ RequestLimits LimitsFromFlags() {
       .max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes),
       .max_adapter_file_bytes = absl::GetFlag(FLAGS_max_adapter_file_bytes),
       .max_adapter_header_bytes = absl::GetFlag(FLAGS_max_adapter_header_bytes),
-      .max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests)};
+      .max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests),
+      .max_queued_work = absl::GetFlag(FLAGS_max_queued_work)};
 }
 
 absl::StatusOr<DaemonOptions> OptionsFromFlags() {
@@ -191,10 +247,22 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
                          ParseComputeDtype(absl::GetFlag(FLAGS_dtype)));
   GRAFT_ASSIGN_OR_RETURN(options.engine.restore,
                          ParseRestoreMode(absl::GetFlag(FLAGS_restore)));
+  GRAFT_ASSIGN_OR_RETURN(options.batching,
+                         ParseOnOff("batching", absl::GetFlag(FLAGS_batching)));
   options.limits = LimitsFromFlags();
   options.transport.listen = absl::GetFlag(FLAGS_listen);
   options.transport.max_connections = absl::GetFlag(FLAGS_max_connections);
   options.transport.max_message_bytes = options.limits.max_message_bytes;
+  options.transport.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
+                           .key = absl::GetFlag(FLAGS_tls_key),
+                           .client_ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.autoload = absl::GetFlag(FLAGS_autoload);
+  options.adapter_poll = absl::GetFlag(FLAGS_adapter_poll);
+  options.max_adapter_host_bytes = absl::GetFlag(FLAGS_max_adapter_host_bytes);
+  options.max_adapter_device_bytes =
+      absl::GetFlag(FLAGS_max_adapter_device_bytes);
+  options.token_file = absl::GetFlag(FLAGS_token_file);
+  options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
   options.adapter_dir = absl::GetFlag(FLAGS_adapter_dir);
   options.allow_insecure = absl::GetFlag(FLAGS_allow_insecure);
   options.default_steps = absl::GetFlag(FLAGS_default_steps);
@@ -211,20 +279,44 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
 absl::Status Serve(const DaemonOptions& options) {
   GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Daemon> daemon,
                          Daemon::Start(options, CreateTorchEngine));
-  const SignalThread signals([raw = daemon.get(), seen = 0](int) mutable {
-    if (++seen > 1) std::_Exit(EXIT_FAILURE);
-    GRAFT_LOG(kInfo, "stopping; a second signal ends the program at once");
-    raw->RequestStop();
-  });
+  const SignalThread signals(
+      [raw = daemon.get(), seen = 0](int signal) mutable {
+        if (signal == SIGHUP) {
+          raw->Reload();
+          return;
+        }
+        if (++seen > 1) std::_Exit(EXIT_FAILURE);
+        GRAFT_LOG(kInfo, "stopping; a second signal ends the program at once");
+        raw->RequestStop();
+      });
   const absl::Status serving = daemon->WaitUntilServing();
   if (serving.ok()) {
     std::cout << "listening on " << daemon->address() << std::endl;
-    daemon->WaitForStop();
+    GRAFT_RETURN_IF_ERROR(daemon->WaitForStop());
   } else if (GetErrorReason(serving) != ErrorReason::kDraining) {
     return serving;
   }
   daemon.reset();  // drains; the second signal is still heard
   return absl::OkStatus();
+}
+
+// Writes merged weights instead of serving.
+absl::Status Export(const DaemonOptions& options) {
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<ExportedAdapter> adapters,
+                         ParseExportList(absl::GetFlag(FLAGS_export)));
+  const std::string file = absl::GetFlag(FLAGS_export_to);
+  GRAFT_RETURN_IF_ERROR(CheckExportFile(file));
+  GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                         CreateTorchEngine(options.engine));
+  GRAFT_ASSIGN_OR_RETURN(const std::string report,
+                         ExportMergedWeights(adapters, file, options, *engine));
+  std::cout << report << std::endl;
+  return absl::OkStatus();
+}
+
+bool ExportIsAskedFor() {
+  return !absl::GetFlag(FLAGS_export).empty() ||
+         !absl::GetFlag(FLAGS_export_to).empty();
 }
 
 absl::Status Run(const std::vector<char*>& positional) {
@@ -238,6 +330,7 @@ absl::Status Run(const std::vector<char*>& positional) {
                          ParseLogLevel(absl::GetFlag(FLAGS_log_level)));
   SetLogLevel(level);
   GRAFT_ASSIGN_OR_RETURN(const DaemonOptions options, OptionsFromFlags());
+  if (ExportIsAskedFor()) return Export(options);
   GRAFT_LOG(kInfo, "graftd starts",
             {{"version", std::string(Version())},
              {"model", options.engine.model_dir},
@@ -257,5 +350,7 @@ int main(int argc, char** argv) {
   const absl::Status status = graft::Run(absl::ParseCommandLine(argc, argv));
   if (status.ok()) return EXIT_SUCCESS;
   std::cerr << "graftd: " << status.message() << std::endl;
-  return EXIT_FAILURE;
+  return graft::GetErrorReason(status) == graft::ErrorReason::kBaseWeightsDrift
+             ? graft::kExitDamaged
+             : EXIT_FAILURE;
 }

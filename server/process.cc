@@ -13,11 +13,12 @@
 namespace graft {
 namespace {
 
-sigset_t StopSignals() {
+sigset_t AwaitedSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   return signals;
 }
 
@@ -49,7 +50,7 @@ std::string ExecutableDirectory() {
 }
 
 void SignalThread::BlockSignals() {
-  const sigset_t signals = StopSignals();
+  const sigset_t signals = AwaitedSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 }
@@ -64,7 +65,7 @@ SignalThread::~SignalThread() {
 }
 
 void SignalThread::Run() {
-  const sigset_t signals = StopSignals();
+  const sigset_t signals = AwaitedSignals();
   while (true) {
     int signal = 0;
     if (sigwait(&signals, &signal) != 0) continue;

@@ -23,8 +23,8 @@ int64_t RaiseDescriptorLimit();
 // The folder of the running program; empty if it cannot be told.
 std::string ExecutableDirectory();
 
-// Waits for SIGTERM and SIGINT on a thread of its own, so that what they start
-// may lock and allocate, which a signal handler may not.
+// Waits for SIGTERM, SIGINT and SIGHUP on a thread of its own, so that what
+// they start may lock and allocate, which a signal handler may not.
 class SignalThread {
  public:
   // Blocks these signals for all threads that are started from now on, and has

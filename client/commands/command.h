@@ -25,9 +25,11 @@ class Command {
 // Each adds its subcommand to `parent`, which outlives the command.
 std::unique_ptr<Command> MakeGenerateCommand(CLI::App& parent);
 std::unique_ptr<Command> MakeAdapterLoadCommand(CLI::App& adapter);
+std::unique_ptr<Command> MakeAdapterUploadCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeAdapterListCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeAdapterUnloadCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeInfoCommand(CLI::App& parent);
+std::unique_ptr<Command> MakeVerifyCommand(CLI::App& parent);
 
 }  // namespace graft
 

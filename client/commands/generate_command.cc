@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/adapter_option.h"
 #include "client/commands/command.h"
 #include "client/progress_bar.h"
 
@@ -24,7 +25,7 @@ using Json = nlohmann::ordered_json;
 struct GenerateOptions {
   std::string prompt;
   std::string negative;
-  std::vector<std::string> adapters;  // NAME[=WEIGHT]
+  std::vector<std::string> adapters;  // as ParseAdapterOptions takes them
   std::optional<uint32_t> steps;
   std::optional<float> guidance;
   std::string sampler;
@@ -44,20 +45,6 @@ std::string CheckSeed(const std::string& text) {
              : absl::StrCat(text, " is no number from 0 to 2^64 - 1");
 }
 
-absl::StatusOr<v1::AdapterRef> ParseAdapter(const std::string& text) {
-  v1::AdapterRef ref;
-  const size_t equals = text.rfind('=');
-  ref.set_name(text.substr(0, equals));
-  if (equals == std::string::npos) return ref;
-  float weight = 0;
-  if (!absl::SimpleAtof(text.substr(equals + 1), &weight)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--adapter ", text, ": the weight is no number"));
-  }
-  ref.set_weight(weight);
-  return ref;
-}
-
 absl::StatusOr<v1::GenerateImageRequest> ToRequest(
     const GenerateOptions& options) {
   v1::GenerateImageRequest request;
@@ -71,11 +58,10 @@ absl::StatusOr<v1::GenerateImageRequest> ToRequest(
   if (options.guidance) request.set_guidance_scale(*options.guidance);
   uint64_t seed = 0;
   if (absl::SimpleAtoi(options.seed, &seed)) request.set_seed(seed);
-  for (const std::string& text : options.adapters) {
-    absl::StatusOr<v1::AdapterRef> ref = ParseAdapter(text);
-    if (!ref.ok()) return ref.status();
-    *request.add_adapters() = *std::move(ref);
-  }
+  const absl::StatusOr<std::vector<v1::AdapterRef>> adapters =
+      ParseAdapterOptions(options.adapters);
+  if (!adapters.ok()) return adapters.status();
+  request.mutable_adapters()->Assign(adapters->begin(), adapters->end());
   return request;
 }
 
@@ -122,6 +108,18 @@ Json TimingsJson(const v1::GenerationTimings& timings) {
           {"image_encode", timings.image_encode_ms()}};
 }
 
+Json ScheduleJson(const v1::AppliedAdapter& adapter) {
+  Json schedule = Json::array();
+  for (const v1::WeightRange& range : adapter.schedule()) {
+    schedule.push_back(
+        {{"from", AsWritten(range.from())},
+         {"to", AsWritten(range.to())},
+         {"weight", AsWritten(range.weight())},
+         {"text_encoder_weight", AsWritten(range.text_encoder_weight())}});
+  }
+  return schedule;
+}
+
 void PrintJson(const v1::Finished& finished,
                const std::vector<std::string>& files, std::ostream& out) {
   Json adapters = Json::array();
@@ -130,7 +128,8 @@ void PrintJson(const v1::Finished& finished,
         {{"name", adapter.name()},
          {"sha256", adapter.sha256()},
          {"weight", AsWritten(adapter.weight())},
-         {"text_encoder_weight", AsWritten(adapter.text_encoder_weight())}});
+         {"text_encoder_weight", AsWritten(adapter.text_encoder_weight())},
+         {"schedule", ScheduleJson(adapter)}});
   }
   const Json json = {
       {"files", files},
@@ -170,10 +169,14 @@ class GenerateCommand : public Command {
     app_->add_option("--negative", options_.negative,
                      "What to steer away from");
     app_->add_option("--adapter", options_.adapters,
-                     "A loaded adapter, with weight 1 unless given; repeat it "
-                     "for several")
+                     "A loaded adapter, with weight 1 unless given, for all "
+                     "steps or for a part of them; repeat it for several "
+                     "adapters or parts. WEIGHT is for U-Net and text encoder "
+                     "unless the latter has its own, FROM and TO are fractions "
+                     "of the steps: sketch=0.8@0-0.4 merges sketch with weight "
+                     "0.8 for the first 40 % of the steps")
         ->allow_extra_args(false)
-        ->type_name("NAME[=WEIGHT]");
+        ->type_name(kAdapterOptionForm);
     app_->add_option("--steps", options_.steps,
                      "Denoising steps (default: what the server recommends)");
     app_->add_option("--guidance", options_.guidance,

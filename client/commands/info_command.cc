@@ -26,7 +26,9 @@ Json LimitsJson(const v1::ServerLimits& limits) {
           {"max_message_bytes", limits.max_message_bytes()},
           {"max_adapter_file_bytes", limits.max_adapter_file_bytes()},
           {"max_adapter_header_bytes", limits.max_adapter_header_bytes()},
-          {"max_queued_requests", limits.max_queued_requests()}};
+          {"max_queued_requests", limits.max_queued_requests()},
+          {"max_queued_work", limits.max_queued_work()},
+          {"max_schedule_ranges", limits.max_schedule_ranges()}};
 }
 
 Json ResidentJson(const v1::ServerInfo& info) {
@@ -64,7 +66,9 @@ void PrintJson(const v1::ServerInfo& info, std::ostream& out) {
       {"memory",
        {{"base_bytes", info.memory().base_bytes()},
         {"restore_bytes", info.memory().restore_bytes()},
+        {"restore_reserved_bytes", info.memory().restore_reserved_bytes()},
         {"adapter_bytes", info.memory().adapter_bytes()}}},
+      {"batching", info.batching()},
       {"limits", LimitsJson(info.limits())},
       {"samplers", std::vector<std::string>(info.samplers().begin(),
                                             info.samplers().end())},
@@ -100,8 +104,10 @@ void PrintText(const v1::ServerInfo& info, std::ostream& out) {
       << "merged     " << DescribeResident(info) << "\n"
       << "memory     base " << FormatBytes(info.memory().base_bytes())
       << ", restore (" << info.restore() << ") "
-      << FormatBytes(info.memory().restore_bytes()) << ", adapters "
-      << FormatBytes(info.memory().adapter_bytes()) << "\n"
+      << FormatBytes(info.memory().restore_bytes()) << " and "
+      << FormatBytes(info.memory().restore_reserved_bytes())
+      << " in reserve, adapters " << FormatBytes(info.memory().adapter_bytes())
+      << "\n"
       << "defaults   " << defaults.width() << "x" << defaults.height() << ", "
       << defaults.steps() << " steps, guidance "
       << FormatFloat(defaults.guidance_scale()) << ", " << defaults.sampler()

@@ -14,6 +14,7 @@
 #include "server/rpc/proto_conversions.h"
 #include "server/rpc/request_validation.h"
 #include "server/rpc/unary_call.h"
+#include "server/rpc/upload_reactor.h"
 
 namespace graft {
 namespace {
@@ -95,7 +96,7 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::LoadAdapter(
   return StartUnaryCall(
       environment_, context, "LoadAdapter", request->request_id(),
       [this, context, request, response](const Backend& backend,
-                                         UnaryDone done) {
+                                         const RpcContext&, UnaryDone done) {
         if (pending_loads_.fetch_add(1) >= kMaxPendingLoads) {
           pending_loads_.fetch_sub(1);
           done(WithRetryDelay(
@@ -117,15 +118,32 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::LoadAdapter(
       });
 }
 
+grpc::ServerReadReactor<v1::UploadAdapterRequest>*
+AdapterServiceImpl::UploadAdapter(grpc::CallbackServerContext* context,
+                                  v1::LoadAdapterResponse* response) {
+  const auto take_place = [this]() -> absl::StatusOr<UploadReactor::Place> {
+    // Only its end matters.
+    UploadReactor::Place place(nullptr, [this](void*) { --uploads_; });
+    if (++uploads_ <= kMaxUploads) return place;
+    return WithRetryDelay(Error(ErrorReason::kQueueFull,
+                                absl::StrCat(kMaxUploads,
+                                             " uploads are running; try again "
+                                             "later")),
+                          absl::Seconds(1));
+  };
+  return new UploadReactor(environment_, context, response, take_place);
+}
+
 grpc::ServerUnaryReactor* AdapterServiceImpl::UnloadAdapter(
     grpc::CallbackServerContext* context,
     const v1::UnloadAdapterRequest* request,
     v1::UnloadAdapterResponse* response) {
-  return StartUnaryCall(
-      environment_, context, "UnloadAdapter", request->request_id(),
-      [request, response](const Backend& backend, UnaryDone done) {
-        Unload(backend, *request, *response, std::move(done));
-      });
+  return StartUnaryCall(environment_, context, "UnloadAdapter",
+                        request->request_id(),
+                        [request, response](const Backend& backend,
+                                            const RpcContext&, UnaryDone done) {
+                          Unload(backend, *request, *response, std::move(done));
+                        });
 }
 
 grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
@@ -133,7 +151,8 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
     v1::Adapter* response) {
   return StartUnaryCall(
       environment_, context, "GetAdapter", /*request_id=*/"",
-      [request, response](const Backend& backend, const UnaryDone& done) {
+      [request, response](const Backend& backend, const RpcContext&,
+                          const UnaryDone& done) {
         const absl::StatusOr<AdapterInfo> info =
             backend.adapters->Get(request->name());
         if (info.ok()) {
@@ -149,7 +168,8 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::ListAdapters(
     v1::ListAdaptersResponse* response) {
   return StartUnaryCall(
       environment_, context, "ListAdapters", /*request_id=*/"",
-      [request, response](const Backend& backend, const UnaryDone& done) {
+      [request, response](const Backend& backend, const RpcContext&,
+                          const UnaryDone& done) {
         done(List(backend, *request, *response));
       });
 }

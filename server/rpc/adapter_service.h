@@ -18,6 +18,9 @@ class AdapterServiceImpl final : public v1::AdapterService::CallbackService {
   // Loads that may wait for the executor; past them QUEUE_FULL.
   static constexpr int kMaxPendingLoads = 64;
 
+  // Uploads that may run; past them QUEUE_FULL.
+  static constexpr int kMaxUploads = 8;
+
   // What `environment` points to outlives the service.
   explicit AdapterServiceImpl(const RpcEnvironment& environment)
       : environment_(environment) {}
@@ -25,6 +28,9 @@ class AdapterServiceImpl final : public v1::AdapterService::CallbackService {
   grpc::ServerUnaryReactor* LoadAdapter(
       grpc::CallbackServerContext* context,
       const v1::LoadAdapterRequest* request,
+      v1::LoadAdapterResponse* response) override;
+  grpc::ServerReadReactor<v1::UploadAdapterRequest>* UploadAdapter(
+      grpc::CallbackServerContext* context,
       v1::LoadAdapterResponse* response) override;
   grpc::ServerUnaryReactor* UnloadAdapter(
       grpc::CallbackServerContext* context,
@@ -41,6 +47,7 @@ class AdapterServiceImpl final : public v1::AdapterService::CallbackService {
  private:
   const RpcEnvironment environment_;
   std::atomic<int> pending_loads_{0};
+  std::atomic<int> uploads_{0};
 };
 
 }  // namespace graft

@@ -1,6 +1,9 @@
 #include "server/rpc/admin_service.h"
 
+#include <utility>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/rpc/proto_conversions.h"
 #include "server/rpc/unary_call.h"
 
@@ -9,11 +12,29 @@ namespace graft {
 grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(
     grpc::CallbackServerContext* context, const v1::GetServerInfoRequest*,
     v1::ServerInfo* response) {
+  return StartUnaryCall(environment_, context, "GetServerInfo",
+                        /*request_id=*/"",
+                        [response](const Backend& backend, const RpcContext&,
+                                   const UnaryDone& done) {
+                          *response = ToServerInfo(backend);
+                          done(absl::OkStatus());
+                        });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::VerifyBaseWeights(
+    grpc::CallbackServerContext* context,
+    const v1::VerifyBaseWeightsRequest* request,
+    v1::VerifyBaseWeightsResponse* response) {
   return StartUnaryCall(
-      environment_, context, "GetServerInfo", /*request_id=*/"",
-      [response](const Backend& backend, const UnaryDone& done) {
-        *response = ToServerInfo(backend);
-        done(absl::OkStatus());
+      environment_, context, "VerifyBaseWeights", request->request_id(),
+      [request, response](const Backend& backend, const RpcContext&,
+                          UnaryDone done) {
+        backend.scheduler->VerifyBaseWeights(
+            request->repair(), [response, done = std::move(done)](
+                                   const absl::StatusOr<VerifyReport>& report) {
+              if (report.ok()) *response = ToProto(*report);
+              done(report.status());
+            });
       });
 }
 

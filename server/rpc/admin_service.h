@@ -20,6 +20,10 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::GetServerInfoRequest* request,
       v1::ServerInfo* response) override;
+  grpc::ServerUnaryReactor* VerifyBaseWeights(
+      grpc::CallbackServerContext* context,
+      const v1::VerifyBaseWeightsRequest* request,
+      v1::VerifyBaseWeightsResponse* response) override;
 
  private:
   const RpcEnvironment environment_;

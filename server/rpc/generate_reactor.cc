@@ -16,8 +16,10 @@ class GenerateReactor::Observer : public GenerationObserver {
   explicit Observer(std::shared_ptr<GenerateReactor> reactor)
       : reactor_(std::move(reactor)) {}
 
-  void OnQueued(int position) override {
-    reactor_->Buffer([&](ReplyBuffer& buffer) { buffer.AddQueued(position); });
+  void OnQueued(int position, absl::Duration estimated_wait) override {
+    reactor_->Buffer([&](ReplyBuffer& buffer) {
+      buffer.AddQueued(position, estimated_wait);
+    });
   }
   void OnStarted() override {
     reactor_->Buffer([](ReplyBuffer& buffer) { buffer.AddStarted(); });
@@ -58,13 +60,19 @@ GenerateReactor::GenerateReactor(const RpcEnvironment& environment,
       call_(environment.hooks, environment.clock, *context, "GenerateImage",
             request.request_id()) {}
 
-std::shared_ptr<GenerationObserver> GenerateReactor::MakeObserver(
-    uint64_t first_seed) {
+void GenerateReactor::Listen(
+    const std::shared_ptr<SharedGeneration>& generation) {
+  const auto observer = std::make_shared<Observer>(self_);
+  bool left = false;
   {
     absl::MutexLock lock(&mu_);
-    buffer_.emplace(call_.context().request_id, first_seed);
+    buffer_.emplace(call_.context().request_id, generation->first_seed());
+    generation_ = generation;
+    observer_ = observer;
+    left = left_;
   }
-  return std::make_shared<Observer>(self_);
+  generation->Join(observer);
+  if (left) generation->Leave(observer.get());
 }
 
 void GenerateReactor::Fail(const absl::Status& status) { End(status, {}); }
@@ -79,8 +87,22 @@ void GenerateReactor::End(const absl::Status& status,
       buffer_->Clear();
     }
     ending_ = status;
+    generation_.reset();
+    observer_.reset();
   }
   Advance();
+}
+
+void GenerateReactor::Leave() {
+  std::shared_ptr<SharedGeneration> generation;
+  std::shared_ptr<Observer> observer;
+  {
+    absl::MutexLock lock(&mu_);
+    left_ = true;
+    generation = generation_;
+    observer = observer_;
+  }
+  if (generation != nullptr) generation->Leave(observer.get());
 }
 
 template <typename Change>
@@ -146,7 +168,7 @@ void GenerateReactor::StartWriteTimer() {
 
 void GenerateReactor::OnWriteTimer(bool expired) {
   if (expired) {
-    cancel_flag_->store(true, std::memory_order_relaxed);
+    Leave();
     context_->TryCancel();  // ends the write
   }
   OnWritePartDone();
@@ -169,9 +191,7 @@ void GenerateReactor::OnWritePartDone() {
   Advance();
 }
 
-void GenerateReactor::OnCancel() {
-  cancel_flag_->store(true, std::memory_order_relaxed);
-}
+void GenerateReactor::OnCancel() { Leave(); }
 
 void GenerateReactor::OnDone() { self_.reset(); }
 

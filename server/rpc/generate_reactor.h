@@ -5,7 +5,6 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -16,22 +15,22 @@
 #include "server/rpc/reply_buffer.h"
 #include "server/rpc/rpc_context.h"
 #include "server/rpc/rpc_environment.h"
+#include "server/rpc/shared_generation.h"
 #include "server/scheduling/generation_observer.h"
-#include "server/scheduling/generation_task.h"
 
 namespace graft {
 
-// The server's end of one GenerateImage stream. Results come in through
-// observer() from the scheduler's threads and leave one write at a time; the
-// stream is finished once, after the last write or at once with an error. A
-// client that goes away, or does not read for write_timeout, sets
-// cancel_flag(), and the stream ends when the scheduler has noticed.
+// The server's end of one GenerateImage stream. Results come in from a
+// SharedGeneration from the scheduler's threads and leave one write at a time;
+// the stream is finished once, after the last write or at once with an error. A
+// client that goes away, or does not read for write_timeout, leaves the
+// generation, and the stream ends when that has said so.
 //
 // NextLocked() alone decides what happens next, under the lock; Advance() acts
 // on it after the lock is released.
 //
-// Order of calls: Create, then either Fail, or set_seed and the observer's
-// calls. Thread-safe. Kept alive by gRPC until OnDone, and by the observer.
+// Order of calls: Create, then either Fail or Listen. Thread-safe. Kept alive
+// by gRPC until OnDone, and by the generation.
 class GenerateReactor
     : public grpc::ServerWriteReactor<v1::GenerateImageResponse> {
  public:
@@ -41,11 +40,10 @@ class GenerateReactor
       const v1::GenerateImageRequest& request);
 
   RpcCall& call() { return call_; }
-  const CancelFlag& cancel_flag() const { return cancel_flag_; }
 
-  // Where the scheduler reports. `first_seed` is image 0's.
-  // REQUIRES: called at most once, before the task is submitted.
-  std::shared_ptr<GenerationObserver> MakeObserver(uint64_t first_seed);
+  // Streams what `generation` reports. REQUIRES: called at most once.
+  void Listen(const std::shared_ptr<SharedGeneration>& generation)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // Ends the stream with an error, before any result.
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
@@ -71,7 +69,10 @@ class GenerateReactor
   template <typename Change>
   void Buffer(const Change& change) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The scheduler is done with the request.
+  // The client is gone.
+  void Leave() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The request is over.
   void End(const absl::Status& status, const GenerationSummary& summary)
       ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -85,7 +86,6 @@ class GenerateReactor
   const absl::Duration write_timeout_;
   grpc::CallbackServerContext* const context_;
   RpcCall call_;
-  const CancelFlag cancel_flag_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<GenerateReactor> self_;  // until OnDone
 
   // Of the write in flight: nobody else touches them meanwhile.
@@ -93,6 +93,9 @@ class GenerateReactor
   std::unique_ptr<grpc::Alarm> write_timer_;
 
   absl::Mutex mu_;
+  std::shared_ptr<SharedGeneration> generation_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<Observer> observer_ ABSL_GUARDED_BY(mu_);  // of generation_
+  bool left_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<ReplyBuffer> buffer_ ABSL_GUARDED_BY(mu_);
   // A write is over when both gRPC and its timer have reported: so no timer can
   // fire after Finish, when the context may be gone.

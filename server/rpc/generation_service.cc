@@ -1,5 +1,7 @@
 #include "server/rpc/generation_service.h"
 
+#include <algorithm>
+#include <atomic>
 #include <memory>
 #include <random>
 #include <string>
@@ -14,26 +16,46 @@
 #include "server/common/status_macros.h"
 #include "server/rpc/generate_reactor.h"
 #include "server/rpc/request_validation.h"
+#include "server/rpc/unary_call.h"
 #include "server/scheduling/generation_task.h"
 
 namespace graft {
 namespace {
 
+// "ink=0.8@0-0.4", for the log.
+std::string DescribeRange(absl::string_view name, const WeightRange& range) {
+  return absl::StrCat(name, "=", range.weight, "@", range.from, "-", range.to);
+}
+
 // "ink=0.8,night=1", for the log.
 std::string DescribeAdapters(const std::vector<AdapterChoice>& adapters) {
   return absl::StrJoin(
       adapters, ",", [](std::string* out, const AdapterChoice& adapter) {
-        absl::StrAppend(out, adapter.name, "=", adapter.weight);
+        if (adapter.schedule.empty()) {
+          absl::StrAppend(out, adapter.name, "=", adapter.weight);
+          return;
+        }
+        absl::StrAppend(
+            out,
+            absl::StrJoin(adapter.schedule, ",",
+                          [&](std::string* text, const WeightRange& range) {
+                            text->append(DescribeRange(adapter.name, range));
+                          }));
       });
 }
 
-// Pins what the request names: from here on its content is fixed.
+using AcquireFunction = absl::StatusOr<AdapterHandle> (AdapterStore::*)(
+    absl::string_view name, absl::string_view sha256);
+
+// Pins what the request names: from here on its content is fixed. `acquire`:
+// of AdapterStore, the one that does not block or the one that does.
 absl::StatusOr<std::vector<RequestedAdapter>> AcquireAdapters(
-    const std::vector<AdapterChoice>& choices, AdapterStore& store) {
+    const std::vector<AdapterChoice>& choices, AdapterStore& store,
+    AcquireFunction acquire) {
   std::vector<RequestedAdapter> adapters;
   for (const AdapterChoice& choice : choices) {
     GRAFT_ASSIGN_OR_RETURN(AdapterHandle handle,
-                           store.Acquire(choice.name, choice.sha256));
+                           (store.*acquire)(choice.name, choice.sha256));
     for (const RequestedAdapter& other : adapters) {
       if (other.handle.sha256() == handle.sha256()) {
         return InvalidField(
@@ -42,53 +64,152 @@ absl::StatusOr<std::vector<RequestedAdapter>> AcquireAdapters(
                          choice.name, "\" have the same content; name one"));
       }
     }
-    adapters.push_back(
-        {std::move(handle), choice.weight, choice.text_encoder_weight});
+    adapters.push_back({std::move(handle), choice.weight,
+                        choice.text_encoder_weight, choice.schedule});
   }
   return adapters;
 }
 
-// Validates `request` and hands it to the scheduler, which then reports to
-// `reactor`.
-absl::Status Start(const RpcEnvironment& environment,
-                   const grpc::CallbackServerContext& context,
-                   const v1::GenerateImageRequest& request,
-                   GenerateReactor& reactor) {
+// A request whose adapters are not all where the device needs them yet.
+bool MustWait(const absl::StatusOr<std::vector<RequestedAdapter>>& adapters,
+              bool autoload) {
+  if (!adapters.ok()) {
+    return autoload &&
+           GetErrorReason(adapters.status()) == ErrorReason::kAdapterNotFound;
+  }
+  return std::any_of(adapters->begin(), adapters->end(),
+                     [](const RequestedAdapter& adapter) {
+                       return !adapter.handle.resident();
+                     });
+}
+
+// Hands `request` with its pinned adapters to the scheduler, which then reports
+// to `generation`.
+absl::Status Submit(const Backend& backend, const GenerationRequest& request,
+                    std::vector<RequestedAdapter> adapters,
+                    const RpcContext& rpc,
+                    const std::shared_ptr<SharedGeneration>& generation) {
+  auto task = std::make_unique<GenerationTask>();
+  task->adapters = std::move(adapters);
+  task->params = request.params;
+  task->count = request.count;
+  task->observer = generation;
+  task->cancelled = generation->cancel_flag();
+  task->deadline = rpc.deadline;
+  task->request_id = rpc.request_id;
+  task->traceparent = rpc.traceparent;
+  task->tenant = rpc.tenant;
+  return backend.scheduler->Submit(std::move(task));
+}
+
+// Reads and prepares what the request needs, then submits it. Blocks.
+absl::Status LoadAndSubmit(
+    const Backend& backend, const GenerationRequest& request,
+    const RpcContext& rpc,
+    const std::shared_ptr<SharedGeneration>& generation) {
+  GRAFT_ASSIGN_OR_RETURN(std::vector<RequestedAdapter> adapters,
+                         AcquireAdapters(request.adapters, *backend.adapters,
+                                         &AdapterStore::AcquireResident));
+  return Submit(backend, request, std::move(adapters), rpc, generation);
+}
+
+// Counts the requests that wait for the loader.
+class LoaderPlace {
+ public:
+  explicit LoaderPlace(std::shared_ptr<std::atomic<int>> waiting)
+      : waiting_(std::move(waiting)), number_(++*waiting_) {}
+  ~LoaderPlace() { --*waiting_; }
+  LoaderPlace(const LoaderPlace&) = delete;
+  LoaderPlace& operator=(const LoaderPlace&) = delete;
+  int number() const { return number_; }
+
+ private:
+  const std::shared_ptr<std::atomic<int>> waiting_;
+  const int number_;
+};
+
+}  // namespace
+
+absl::Status GenerationServiceImpl::Start(
+    const grpc::CallbackServerContext& context,
+    const v1::GenerateImageRequest& request, GenerateReactor& reactor) {
   GRAFT_RETURN_IF_ERROR(reactor.call().Admit(context));
   GRAFT_ASSIGN_OR_RETURN(const Backend* const backend,
-                         environment.state->Get());
+                         environment_.state->Get());
   GRAFT_ASSIGN_OR_RETURN(
       GenerationRequest checked,
       ValidateGenerateImageRequest(request, backend->limits, backend->defaults,
                                    /*fresh_seed=*/std::random_device()()));
   RpcContext& rpc = reactor.call().context();
   rpc.adapters = DescribeAdapters(checked.adapters);
-
-  auto task = std::make_unique<GenerationTask>();
-  GRAFT_ASSIGN_OR_RETURN(task->adapters,
-                         AcquireAdapters(checked.adapters, *backend->adapters));
-  task->params = std::move(checked.params);
-  task->count = checked.count;
-  task->observer = reactor.MakeObserver(task->params.seed);
-  task->cancelled = reactor.cancel_flag();
-  task->deadline = rpc.deadline;
-  task->request_id = rpc.request_id;
-  task->traceparent = rpc.traceparent;
-  task->tenant = rpc.tenant;
-  return backend->scheduler->Submit(std::move(task));
+  GRAFT_ASSIGN_OR_RETURN(const GenerationRegistry::Admission admission,
+                         registry_.Admit(rpc.tenant, rpc.request_id, request,
+                                         checked.params.seed));
+  const std::shared_ptr<SharedGeneration>& generation = admission.generation;
+  reactor.Listen(generation);
+  if (admission.is_new) {
+    const absl::Status submitted =
+        SubmitOrLoad(*backend, std::move(checked), rpc, generation);
+    // Others may have joined meanwhile: all of them hear of it.
+    if (!submitted.ok()) generation->OnDone(submitted, {});
+  }
+  return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status GenerationServiceImpl::SubmitOrLoad(
+    const Backend& backend, GenerationRequest request, const RpcContext& rpc,
+    const std::shared_ptr<SharedGeneration>& generation) {
+  absl::StatusOr<std::vector<RequestedAdapter>> adapters = AcquireAdapters(
+      request.adapters, *backend.adapters, &AdapterStore::Acquire);
+  if (!MustWait(adapters, backend.autoload)) {
+    GRAFT_RETURN_IF_ERROR(adapters.status());
+    return Submit(backend, request, *std::move(adapters), rpc, generation);
+  }
+  auto place = std::make_shared<LoaderPlace>(waiting_for_loader_);
+  if (place->number() > backend.limits.max_queued_requests) {
+    return WithRetryDelay(
+        Error(ErrorReason::kQueueFull,
+              "too many requests wait for adapters to be loaded; try again "
+              "later"),
+        absl::Seconds(1));
+  }
+  backend.loader->Run([&backend, request = std::move(request), rpc, generation,
+                       place = std::move(place)]() mutable {
+    const absl::Status submitted =
+        LoadAndSubmit(backend, request, rpc, generation);
+    place.reset();
+    if (!submitted.ok()) generation->OnDone(submitted, {});
+  });
+  return absl::OkStatus();
+}
 
 grpc::ServerWriteReactor<v1::GenerateImageResponse>*
 GenerationServiceImpl::GenerateImage(grpc::CallbackServerContext* context,
                                      const v1::GenerateImageRequest* request) {
   const std::shared_ptr<GenerateReactor> reactor =
       GenerateReactor::Create(environment_, context, *request);
-  const absl::Status started =
-      Start(environment_, *context, *request, *reactor);
+  const absl::Status started = Start(*context, *request, *reactor);
   if (!started.ok()) reactor->Fail(started);
   return reactor.get();
+}
+
+grpc::ServerUnaryReactor* GenerationServiceImpl::CancelGeneration(
+    grpc::CallbackServerContext* context,
+    const v1::CancelGenerationRequest* request,
+    v1::CancelGenerationResponse* response) {
+  return StartUnaryCall(
+      environment_, context, "CancelGeneration", request->request_id(),
+      [this, request, response](const Backend&, const RpcContext& rpc,
+                                const UnaryDone& done) {
+        if (request->request_id().empty()) {
+          done(InvalidField("request_id",
+                            "must be the id of the request to cancel"));
+          return;
+        }
+        response->set_was_running(
+            registry_.Cancel(rpc.tenant, request->request_id()));
+        done(absl::OkStatus());
+      });
 }
 
 }  // namespace graft

@@ -4,26 +4,58 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
+#include <memory>
+
+#include "absl/status/status.h"
 #include "graft/v1/generation.grpc.pb.h"
+#include "server/rpc/generate_reactor.h"
+#include "server/rpc/generation_registry.h"
+#include "server/rpc/request_validation.h"
+#include "server/rpc/rpc_context.h"
 #include "server/rpc/rpc_environment.h"
+#include "server/rpc/serving_state.h"
+#include "server/rpc/shared_generation.h"
 
 namespace graft {
 
-// graft.v1.GenerationService: validates, pins the adapters, submits. Holds no
-// state beyond one call. Thread-safe.
+// graft.v1.GenerationService: validates, pins the adapters, submits. Knows the
+// requests by their ids and nothing else beyond one call. Thread-safe.
 class GenerationServiceImpl final
     : public v1::GenerationService::CallbackService {
  public:
-  // What `environment` points to outlives the service.
+  // What `environment` points to outlives the service. REQUIRES: no accepted
+  // request is left when the service is destroyed.
   explicit GenerationServiceImpl(const RpcEnvironment& environment)
-      : environment_(environment) {}
+      : environment_(environment), registry_(environment.hooks->on_generated) {}
 
   grpc::ServerWriteReactor<v1::GenerateImageResponse>* GenerateImage(
       grpc::CallbackServerContext* context,
       const v1::GenerateImageRequest* request) override;
+  grpc::ServerUnaryReactor* CancelGeneration(
+      grpc::CallbackServerContext* context,
+      const v1::CancelGenerationRequest* request,
+      v1::CancelGenerationResponse* response) override;
 
  private:
+  // Validates `request`, and lets `reactor` listen to the generation that it
+  // begins or joins.
+  absl::Status Start(const grpc::CallbackServerContext& context,
+                     const v1::GenerateImageRequest& request,
+                     GenerateReactor& reactor);
+
+  // Pins the adapters and hands `request` to the scheduler: at once, or from
+  // the backend's loader once they are loaded, and then `generation` hears of
+  // errors.
+  absl::Status SubmitOrLoad(
+      const Backend& backend, GenerationRequest request, const RpcContext& rpc,
+      const std::shared_ptr<SharedGeneration>& generation);
+
   const RpcEnvironment environment_;
+  GenerationRegistry registry_;
+  // Shared with the loader's jobs.
+  const std::shared_ptr<std::atomic<int>> waiting_for_loader_ =
+      std::make_shared<std::atomic<int>>(0);
 };
 
 }  // namespace graft

@@ -3,7 +3,6 @@
 #include <grpc/support/time.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 #include <sys/resource.h>
 
@@ -80,7 +79,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.RegisterService(&server->admin_);
   server->entrance_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+      MakeServerCredentials(options.tls, options.tls_refresh));
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr) {
     return Error(ErrorReason::kInternal, "gRPC could not start a server");
@@ -114,6 +113,8 @@ void GrpcServer::SetServing(bool serving) {
     health->SetServingStatus(service, serving);
   }
 }
+
+void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }
 
 void GrpcServer::Shutdown(absl::Duration grace) {
   acceptor_.reset();

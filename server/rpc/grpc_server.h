@@ -14,6 +14,7 @@
 #include "server/rpc/connection_acceptor.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/rpc_environment.h"
+#include "server/rpc/tls_files.h"
 
 namespace graft {
 
@@ -23,6 +24,9 @@ struct TransportOptions {
   std::string listen = "127.0.0.1:50051";
   // 0: as many as the process may have descriptors for.
   int max_connections = 0;
+  TlsFiles tls;
+  // How often the files of `tls` are read again.
+  absl::Duration tls_refresh = absl::Seconds(10);
   int max_concurrent_streams = 128;  // of one connection
   int64_t max_message_bytes = int64_t{4} << 20;
   int max_metadata_bytes = 8 << 10;
@@ -54,8 +58,11 @@ class GrpcServer {
   // "127.0.0.1:50051": where clients can connect.
   const std::string& address() const { return address_; }
 
-  // What health says of "" and of each service.
+  // What health says of "" and of each service, until StopServing.
   void SetServing(bool serving);
+
+  // Health says NOT_SERVING, for good.
+  void StopServing();
 
   // Refuses new connections and RPCs and waits for those that run; cancels what
   // is left after `grace`. As often as one likes.

@@ -45,6 +45,15 @@ void Fill(const AppliedAdapter& adapter, Message& message) {
       static_cast<float>(adapter.text_encoder_weight));
 }
 
+v1::WeightRange ToProto(const WeightRange& range) {
+  v1::WeightRange proto;
+  proto.set_from(static_cast<float>(range.from));
+  proto.set_to(static_cast<float>(range.to));
+  proto.set_weight(static_cast<float>(range.weight));
+  proto.set_text_encoder_weight(static_cast<float>(range.text_encoder_weight));
+  return proto;
+}
+
 v1::Adapter::State ToProto(AdapterState state) {
   switch (state) {
     case AdapterState::kLoading:
@@ -108,6 +117,8 @@ v1::ServerLimits ToProto(const RequestLimits& limits) {
       static_cast<uint64_t>(limits.max_adapter_header_bytes));
   proto.set_max_queued_requests(
       static_cast<uint32_t>(limits.max_queued_requests));
+  proto.set_max_schedule_ranges(kMaxScheduleRanges);
+  proto.set_max_queued_work(static_cast<uint64_t>(limits.max_queued_work));
   return proto;
 }
 
@@ -145,7 +156,11 @@ v1::Finished ToProto(const GenerationSummary& summary) {
   v1::Finished proto;
   proto.mutable_seeds()->Assign(summary.seeds.begin(), summary.seeds.end());
   for (const AppliedAdapter& adapter : summary.adapters) {
-    Fill(adapter, *proto.add_adapters());
+    v1::AppliedAdapter& applied = *proto.add_adapters();
+    Fill(adapter, applied);
+    for (const WeightRange& range : adapter.schedule) {
+      *applied.add_schedule() = ToProto(range);
+    }
   }
   proto.set_base_sha256(summary.base_sha256);
   *proto.mutable_timings() = ToProto(summary.timings);
@@ -178,9 +193,22 @@ AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request) {
   return {.path = request.path(),
           .name = request.name(),
           .expected_sha256 = request.sha256(),
+          .component = request.component(),
           .allow_partial = request.allow_partial(),
           .validate_only = request.validate_only(),
           .allow_replace = request.allow_replace()};
+}
+
+v1::VerifyBaseWeightsResponse ToProto(const VerifyReport& report) {
+  v1::VerifyBaseWeightsResponse proto;
+  proto.set_parameters(report.parameters);
+  proto.mutable_differing()->Assign(report.differing.begin(),
+                                    report.differing.end());
+  proto.mutable_unrepaired()->Assign(report.unrepaired.begin(),
+                                     report.unrepaired.end());
+  proto.set_repaired(!report.differing.empty() && report.unrepaired.empty());
+  proto.set_duration_ms(absl::ToDoubleMilliseconds(report.duration));
+  return proto;
 }
 
 v1::ServerInfo ToServerInfo(const Backend& backend) {
@@ -196,11 +224,14 @@ v1::ServerInfo ToServerInfo(const Backend& backend) {
   }
   const MemoryUsage memory = backend.engine->memory();
   proto.mutable_memory()->set_base_bytes(memory.base_bytes);
+  proto.mutable_memory()->set_restore_reserved_bytes(
+      memory.restore_reserved_bytes);
   proto.mutable_memory()->set_restore_bytes(memory.restore_bytes);
   proto.mutable_memory()->set_adapter_bytes(memory.adapter_bytes);
   *proto.mutable_limits() = ToProto(backend.limits);
   for (const std::string& sampler : SamplerNames()) proto.add_samplers(sampler);
   *proto.mutable_defaults() = ToProto(backend.defaults);
+  proto.set_batching(backend.batching);
   return proto;
 }
 

@@ -22,6 +22,9 @@ v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family);
 
 AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request);
 
+// What a verification of the base's weights found.
+v1::VerifyBaseWeightsResponse ToProto(const VerifyReport& report);
+
 // Everything about a serving server.
 v1::ServerInfo ToServerInfo(const Backend& backend);
 

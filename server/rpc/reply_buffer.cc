@@ -7,8 +7,10 @@
 
 namespace graft {
 
-void ReplyBuffer::AddQueued(int position) {
-  AddMessage().mutable_queued()->set_position(static_cast<uint32_t>(position));
+void ReplyBuffer::AddQueued(int position, absl::Duration estimated_wait) {
+  v1::Queued& queued = *AddMessage().mutable_queued();
+  queued.set_position(static_cast<uint32_t>(position));
+  queued.set_estimated_wait_ms(absl::ToDoubleMilliseconds(estimated_wait));
 }
 
 void ReplyBuffer::AddStarted() { AddMessage().mutable_started(); }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/time/time.h"
 #include "graft/v1/generation.pb.h"
 #include "server/scheduling/generation_observer.h"
 
@@ -24,7 +25,7 @@ class ReplyBuffer {
   ReplyBuffer(std::string request_id, uint64_t first_seed)
       : request_id_(std::move(request_id)), first_seed_(first_seed) {}
 
-  void AddQueued(int position);
+  void AddQueued(int position, absl::Duration estimated_wait);
   void AddStarted();
   void AddProgress(int image_index, int step, int steps);
   void AddImage(int image_index, std::string png);

@@ -68,6 +68,78 @@ absl::StatusOr<std::string> ValidateSampler(
                               ", not \"", EscapeUntrusted(sampler, 64), "\""));
 }
 
+absl::Status CheckWeights(absl::string_view field, double weight,
+                          double text_encoder_weight,
+                          const RequestLimits& limits) {
+  const double max = limits.max_adapter_weight;
+  GRAFT_RETURN_IF_ERROR(
+      CheckRange(absl::StrCat(field, ".weight"), weight, -max, max));
+  return CheckRange(absl::StrCat(field, ".text_encoder_weight"),
+                    text_encoder_weight, -max, max);
+}
+
+// One range of a schedule; `adapter` has the weights of ranges that say none.
+absl::StatusOr<WeightRange> ValidateRange(const v1::WeightRange& range,
+                                          absl::string_view field,
+                                          const AdapterChoice& adapter,
+                                          const RequestLimits& limits) {
+  WeightRange checked{.from = WidenFloat(range.from()),
+                      .to = WidenFloat(range.to()),
+                      .weight = adapter.weight,
+                      .text_encoder_weight = adapter.text_encoder_weight};
+  GRAFT_RETURN_IF_ERROR(
+      CheckRange(absl::StrCat(field, ".from"), checked.from, 0.0, 1.0));
+  GRAFT_RETURN_IF_ERROR(
+      CheckRange(absl::StrCat(field, ".to"), checked.to, 0.0, 1.0));
+  if (checked.from >= checked.to) {
+    return InvalidField(absl::StrCat(field, ".to"),
+                        absl::StrCat("must be above from, which is ",
+                                     checked.from, ", not ", checked.to));
+  }
+  if (range.has_weight()) {
+    checked.weight = checked.text_encoder_weight = WidenFloat(range.weight());
+  }
+  if (range.has_text_encoder_weight()) {
+    checked.text_encoder_weight = WidenFloat(range.text_encoder_weight());
+  }
+  GRAFT_RETURN_IF_ERROR(
+      CheckWeights(field, checked.weight, checked.text_encoder_weight, limits));
+  return checked;
+}
+
+absl::StatusOr<std::vector<WeightRange>> ValidateSchedule(
+    const v1::AdapterRef& ref, absl::string_view adapter_field,
+    const AdapterChoice& adapter, const RequestLimits& limits) {
+  const std::string schedule_field = absl::StrCat(adapter_field, ".schedule");
+  if (ref.schedule_size() > kMaxScheduleRanges) {
+    return InvalidField(
+        schedule_field,
+        absl::StrCat("at most ", kMaxScheduleRanges,
+                     " ranges are allowed, not ", ref.schedule_size()));
+  }
+  std::vector<WeightRange> schedule;
+  for (int i = 0; i < ref.schedule_size(); ++i) {
+    const std::string field = absl::StrCat(schedule_field, "[", i, "]");
+    GRAFT_ASSIGN_OR_RETURN(
+        const WeightRange range,
+        ValidateRange(ref.schedule(i), field, adapter, limits));
+    for (const WeightRange& other : schedule) {
+      if (range.from < other.to && other.from < range.to) {
+        return InvalidField(
+            field, absl::StrCat("the range ", range.from, "-", range.to,
+                                " overlaps with ", other.from, "-", other.to,
+                                "; ranges may touch, not overlap"));
+      }
+    }
+    schedule.push_back(range);
+  }
+  std::sort(schedule.begin(), schedule.end(),
+            [](const WeightRange& a, const WeightRange& b) {
+              return a.from < b.from;
+            });
+  return schedule;
+}
+
 absl::StatusOr<AdapterChoice> ValidateAdapter(const v1::AdapterRef& ref,
                                               absl::string_view field,
                                               const RequestLimits& limits) {
@@ -82,11 +154,10 @@ absl::StatusOr<AdapterChoice> ValidateAdapter(const v1::AdapterRef& ref,
   choice.text_encoder_weight = ref.has_text_encoder_weight()
                                    ? WidenFloat(ref.text_encoder_weight())
                                    : choice.weight;
-  const double max = limits.max_adapter_weight;
   GRAFT_RETURN_IF_ERROR(
-      CheckRange(absl::StrCat(field, ".weight"), choice.weight, -max, max));
-  GRAFT_RETURN_IF_ERROR(CheckRange(absl::StrCat(field, ".text_encoder_weight"),
-                                   choice.text_encoder_weight, -max, max));
+      CheckWeights(field, choice.weight, choice.text_encoder_weight, limits));
+  GRAFT_ASSIGN_OR_RETURN(choice.schedule,
+                         ValidateSchedule(ref, field, choice, limits));
   return choice;
 }
 

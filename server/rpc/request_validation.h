@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "graft/v1/generation.pb.h"
 #include "server/engine/generation_params.h"
+#include "server/scheduling/weight_schedule.h"
 
 namespace graft {
 
@@ -30,10 +31,14 @@ struct RequestLimits {
   int64_t max_adapter_file_bytes = int64_t{4} << 30;
   int64_t max_adapter_header_bytes = int64_t{8} << 20;
   int max_queued_requests = 256;
+  int64_t max_queued_work = int64_t{256} * 1024 * 1024 * 50;
 };
 
 // Sides are multiples of this: the VAE's factor in the families served.
 inline constexpr int kSideMultiple = 8;
+
+// Ranges that one adapter's schedule may have.
+inline constexpr int kMaxScheduleRanges = 16;
 
 // What a request that does not say gets, and what clients are recommended.
 struct GenerationDefaults {
@@ -50,6 +55,7 @@ struct AdapterChoice {
   std::string sha256;  // lower case; empty: any
   double weight = 1.0;
   double text_encoder_weight = 1.0;
+  std::vector<WeightRange> schedule;  // in the order of the steps
 };
 
 // A GenerateImageRequest, checked and completed.

@@ -19,14 +19,6 @@ namespace {
 
 constexpr size_t kMaxRequestIdBytes = 128;
 
-// The value of an ASCII header, empty if absent.
-absl::string_view Header(const grpc::CallbackServerContext& call,
-                         const char* name) {
-  const auto found = call.client_metadata().find(name);
-  if (found == call.client_metadata().end()) return {};
-  return absl::string_view(found->second.data(), found->second.size());
-}
-
 // The client's deadline as a time of `clock`. gRPC tells it as a time of day,
 // which may jump while the request runs, so the time left is taken once, here.
 absl::Time Deadline(const grpc::CallbackServerContext& call, absl::Time now) {
@@ -46,6 +38,17 @@ bool IsLowerHex(absl::string_view text, size_t size) {
 
 bool IsAllZero(absl::string_view text) {
   return text.find_first_not_of('0') == absl::string_view::npos;
+}
+
+absl::Status CheckRequestId(absl::string_view id) {
+  const bool valid = id.size() <= kMaxRequestIdBytes &&
+                     std::all_of(id.begin(), id.end(), [](unsigned char c) {
+                       return absl::ascii_isgraph(c) || c == ' ';
+                     });
+  if (valid) return absl::OkStatus();
+  return InvalidField("request_id",
+                      absl::StrCat("must be at most ", kMaxRequestIdBytes,
+                                   " printable ASCII characters"));
 }
 
 void LogRpc(const RpcContext& context, const absl::Status& status,
@@ -70,11 +73,18 @@ void LogRpc(const RpcContext& context, const absl::Status& status,
 
 }  // namespace
 
+absl::string_view Header(const grpc::CallbackServerContext& call,
+                         const char* name) {
+  const auto found = call.client_metadata().find(name);
+  if (found == call.client_metadata().end()) return {};
+  return absl::string_view(found->second.data(), found->second.size());
+}
+
 RpcHooks DefaultRpcHooks() {
   return {[](const grpc::CallbackServerContext&, RpcContext&) {
             return absl::OkStatus();
           },
-          LogRpc};
+          LogRpc, [](const absl::Status&, const GenerationSummary&) {}};
 }
 
 RpcCall::RpcCall(const RpcHooks* hooks, const Clock* clock,
@@ -92,15 +102,13 @@ RpcCall::RpcCall(const RpcHooks* hooks, const Clock* clock,
 
 absl::Status RpcCall::Admit(const grpc::CallbackServerContext& call) {
   GRAFT_RETURN_IF_ERROR(hooks_->authenticate(call, context_));
-  const std::string& id = context_.request_id;
-  if (id.size() > kMaxRequestIdBytes ||
-      !std::all_of(id.begin(), id.end(), [](unsigned char c) {
-        return absl::ascii_isgraph(c) || c == ' ';
-      })) {
-    return InvalidField("request_id",
-                        absl::StrCat("must be at most ", kMaxRequestIdBytes,
-                                     " printable ASCII characters"));
-  }
+  return CheckRequestId(context_.request_id);
+}
+
+absl::Status RpcCall::SetRequestId(absl::string_view request_id) {
+  if (request_id.empty()) return absl::OkStatus();
+  GRAFT_RETURN_IF_ERROR(CheckRequestId(request_id));
+  context_.request_id = std::string(request_id);
   return absl::OkStatus();
 }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/common/clock.h"
+#include "server/scheduling/generation_observer.h"
 
 namespace graft {
 
@@ -38,7 +39,15 @@ struct RpcHooks {
   std::function<void(const RpcContext& context, const absl::Status& status,
                      absl::Duration duration)>
       on_finish;
+  // A request that was admitted to GenerateImage is over, whoever listens.
+  std::function<void(const absl::Status& status,
+                     const GenerationSummary& summary)>
+      on_generated;
 };
+
+// The value of an ASCII header that the client sent, empty if absent.
+absl::string_view Header(const grpc::CallbackServerContext& call,
+                         const char* name);
 
 // Hooks for a server without authentication: all callers are one tenant, and
 // each RPC is one line in the log.
@@ -57,6 +66,10 @@ class RpcCall {
   // Whether the RPC may go on: authentication, then the request id
   // (INVALID_FIELD unless at most 128 printable ASCII characters).
   absl::Status Admit(const grpc::CallbackServerContext& call);
+
+  // The client's request id, for RPCs that hear of it later than of the call:
+  // INVALID_FIELD as Admit; an empty one changes nothing.
+  absl::Status SetRequestId(absl::string_view request_id);
 
   // Reports the end and returns what to send.
   grpc::Status Finish(const absl::Status& status);

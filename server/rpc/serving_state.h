@@ -1,6 +1,8 @@
 #ifndef GRAFT_SERVER_RPC_SERVING_STATE_H_
 #define GRAFT_SERVER_RPC_SERVING_STATE_H_
 
+#include <string>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -19,8 +21,11 @@ struct Backend {
   AdapterStore* adapters = nullptr;
   RequestScheduler* scheduler = nullptr;
   Executor* loader = nullptr;  // runs what blocks: reading adapters
+  std::string adapter_dir;     // for uploads; empty: there can be none
   RequestLimits limits;
   GenerationDefaults defaults;
+  bool batching = true;
+  bool autoload = false;  // a request may name a file that is not loaded yet
 };
 
 // Whether the server can do anything yet, or any more:

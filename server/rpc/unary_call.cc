@@ -38,7 +38,7 @@ grpc::ServerUnaryReactor* StartUnaryCall(const RpcEnvironment& environment,
     reactor->End(backend.status());
     return reactor;
   }
-  handler(**backend,
+  handler(**backend, reactor->call().context(),
           [reactor](const absl::Status& status) { reactor->End(status); });
   return reactor;
 }

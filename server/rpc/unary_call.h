@@ -19,9 +19,9 @@ using UnaryDone = std::function<void(const absl::Status&)>;
 
 // What a unary RPC does once it is admitted and there is something to work
 // with: quick, or handed over to an executor. Calls `done` now or later;
-// request and response live until then.
-using UnaryHandler =
-    std::function<void(const Backend& backend, UnaryDone done)>;
+// request, response and `rpc` live until then.
+using UnaryHandler = std::function<void(const Backend& backend,
+                                        const RpcContext& rpc, UnaryDone done)>;
 
 // Starts a unary RPC inside the wrapper that all RPCs share, and returns the
 // reactor for gRPC. Every method of a unary service is one call of this.

@@ -30,8 +30,10 @@ class CommandLineTest : public testing::Test {
 
 TEST_F(CommandLineTest, HelpShowsTheCommands) {
   EXPECT_EQ(Run({"--help"}), 0);
-  for (const char* const part : {"generate", "adapter", "info", "--server",
-                                 "GRAFT_SERVER", "--timeout", "--retries"}) {
+  for (const char* const part :
+       {"generate", "adapter", "info", "verify", "--server", "GRAFT_SERVER",
+        "--timeout", "--retries", "--tls_ca", "--tls_cert", "--tls_key",
+        "--token_file"}) {
     EXPECT_THAT(out_.str(), HasSubstr(part));
   }
   EXPECT_THAT(err_.str(), IsEmpty());
@@ -40,9 +42,10 @@ TEST_F(CommandLineTest, HelpShowsTheCommands) {
 TEST_F(CommandLineTest, HelpOfACommandShowsItsOptions) {
   EXPECT_EQ(Run({"generate", "--help"}), 0);
   for (const char* const option :
-       {"PROMPT", "--negative", "--adapter", "NAME[=WEIGHT]", "--steps",
-        "--guidance", "--sampler", "--seed", "--width", "--height", "--count",
-        "--out", "--json"}) {
+       {"PROMPT", "--negative", "--adapter",
+        "NAME[=WEIGHT[:TEXT_ENCODER_WEIGHT]][@FROM-TO]", "sketch=0.8@0-0.4",
+        "--steps", "--guidance", "--sampler", "--seed", "--width", "--height",
+        "--count", "--out", "--json"}) {
     EXPECT_THAT(out_.str(), HasSubstr(option));
   }
 }
@@ -65,6 +68,10 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
       {"adapter", "load"},
       {"info", "--timeout", "0"},
       {"info", "--retries", "-1"},
+      {"info", "--tls_cert", "cert.pem"},
+      {"info", "--tls_key", "key.pem"},
+      {"info", "--tls_cert", "cert.pem", "--tls_key", "key.pem"},
+      {"adapter", "upload"},
   };
   for (const auto& mistake : kMistakes) {
     err_.str("");
@@ -77,6 +84,15 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
 TEST_F(CommandLineTest, WeightThatIsNoNumberIsRefusedHere) {
   EXPECT_EQ(Run({"generate", "a star", "--adapter", "ink=strong"}), 1);
   EXPECT_THAT(err_.str(), HasSubstr("--adapter ink=strong"));
+}
+
+TEST_F(CommandLineTest, FilesThatCannotBeReadAreNamed) {
+  for (const char* const option : {"--tls_ca", "--token_file"}) {
+    err_.str("");
+    EXPECT_EQ(Run({"info", option, "/nowhere/file"}), 1);
+    EXPECT_THAT(err_.str(), HasSubstr("/nowhere/file: cannot be read"));
+    EXPECT_THAT(err_.str(), HasSubstr(option));
+  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The client's command line against the whole daemon.
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "client/command_line.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/common/sha256.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
 
@@ -32,10 +34,13 @@ struct Ran {
 
 class CliTest : public testing::Test {
  protected:
-  // Runs `graft --server <the daemon> arguments...`.
+  // Runs `graft arguments...` against the daemon, unless they name another.
   Ran Run(const std::vector<std::string>& arguments) {
-    std::vector<const char*> argv = {"graft", "--server",
-                                     daemon_.address().c_str()};
+    std::vector<const char*> argv = {"graft"};
+    if (std::find(arguments.begin(), arguments.end(), "--server") ==
+        arguments.end()) {
+      argv.insert(argv.end(), {"--server", daemon_.address().c_str()});
+    }
     for (const std::string& argument : arguments) {
       argv.push_back(argument.c_str());
     }
@@ -103,6 +108,32 @@ TEST_F(CliTest, GenerateJsonHasWhatScriptsNeed) {
     EXPECT_TRUE(result.at("timings_ms").at(stage).is_number()) << stage;
   }
   EXPECT_EQ(result.at("timings_ms").at("switch"), 1.0);  // FakeEngine's
+}
+
+TEST_F(CliTest, GenerateJsonTellsTheSchedule) {
+  LoadInk();
+  const json result =
+      RunJson({"generate", "a star", "--adapter", "ink=0.8@0-0.4", "--adapter",
+               "ink=0.2@0.4-1", "--json", "--out", Out("star.png")});
+  EXPECT_EQ(result.at("adapters").at(0).at("schedule"), json::parse(R"([
+                {"from": 0.0, "to": 0.4, "weight": 0.8,
+                 "text_encoder_weight": 0.8},
+                {"from": 0.4, "to": 1.0, "weight": 0.2,
+                 "text_encoder_weight": 0.2}])"));
+}
+
+TEST_F(CliTest, VerifySucceedsOnlyIfAllWasIntact) {
+  EXPECT_THAT(RunOk({"verify"}), StartsWith("intact: "));
+  daemon_.engine().SetDrift({"unet.conv_in.weight"}, /*repairable=*/true);
+  const Ran repaired = Run({"verify", "--repair"});
+  EXPECT_EQ(repaired.exit_code, 1);
+  EXPECT_EQ(repaired.out, "differs: unet.conv_in.weight\n");
+  EXPECT_THAT(repaired.err,
+              StartsWith("graft: DATA_LOSS BASE_WEIGHTS_DRIFT: "));
+  EXPECT_THAT(repaired.err, HasSubstr("repaired now"));
+  const json report = RunJson({"verify", "--json"});
+  EXPECT_EQ(report.at("differing"), json::array());
+  EXPECT_EQ(report.at("repaired"), false);
 }
 
 TEST_F(CliTest, EachOfSeveralFilesIsTheSingleOne) {
@@ -197,6 +228,28 @@ TEST_F(CliTest, AdaptersAreLoadedListedAndUnloaded) {
               StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
 }
 
+TEST_F(CliTest, FileOfThisMachineIsUploaded) {
+  const std::string file = out_.Write("my ink.safetensors", TinyLoraFile());
+  EXPECT_THAT(Run({"adapter", "upload", file}).err,
+              StartsWith("graft: INVALID_ARGUMENT INVALID_FIELD: "));
+  EXPECT_THAT(RunOk({"adapter", "upload", file, "--name", "ink"}),
+              StartsWith("loaded: ink\n"));
+  EXPECT_EQ(ReadFile(daemon_.adapter_dir().File("ink.safetensors")),
+            TinyLoraFile());
+  EXPECT_THAT(Run({"adapter", "upload", Out("nothing")}).err,
+              StartsWith("graft: NOT_FOUND NO_REASON: "));
+}
+
+TEST_F(CliTest, TokenIsTakenFromAFile) {
+  const std::string tokens =
+      out_.Write("tokens", "t:read:" + Sha256Hex("secret", 6));
+  InProcessDaemon daemon(
+      [&](DaemonOptions& options) { options.token_file = tokens; });
+  const std::string token = out_.Write("token", "secret\n");
+  EXPECT_EQ(Run({"info", "--server", daemon.address()}).exit_code, 1);
+  RunOk({"info", "--server", daemon.address(), "--token_file", token});
+}
+
 TEST_F(CliTest, InfoTellsTheServer) {
   LoadInk();
   RunOk({"generate", "a star", "--adapter", "ink=0.5", "--out", Out("a.png")});
@@ -213,6 +266,8 @@ TEST_F(CliTest, InfoTellsTheServer) {
   EXPECT_EQ(info.at("memory").at("restore_bytes"), 100);
   EXPECT_GT(info.at("memory").at("adapter_bytes"), 0);
   EXPECT_EQ(info.at("limits").at("max_steps"), 1000);
+  EXPECT_EQ(info.at("limits").at("max_queued_work"), 13421772800);
+  EXPECT_EQ(info.at("batching"), true);
   EXPECT_TRUE(info.at("versions").contains("graft"));
 }
 

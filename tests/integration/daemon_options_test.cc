@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
+#include "tests/rpc/certificates.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 
@@ -62,6 +63,11 @@ TEST_F(DaemonOptionsTest, WrongOptionsNameTheirFlag) {
        "max_adapter_header_bytes"},
       {[](auto& o) { o.limits.max_queued_requests = 0; },
        "max_queued_requests"},
+      {[](auto& o) { o.limits.max_queued_work = 0; }, "max_queued_work"},
+      {[](auto& o) { o.transport.tls.certificate = "/nowhere"; }, "tls_cert"},
+      {[](auto& o) { o.transport.tls.key = "/nowhere"; }, "tls_key"},
+      {[](auto& o) { o.transport.tls.client_ca = "/nowhere"; },
+       "tls_client_ca"},
       {[](auto& o) { o.default_steps = 1001; }, "default_steps"},
       {[](auto& o) { o.default_guidance_scale = 101; },
        "default_guidance_scale"},
@@ -86,15 +92,30 @@ TEST_F(DaemonOptionsTest, OtherMachinesNeedAllowInsecure) {
   EXPECT_THAT(ValidateDaemonOptions(options_), IsOk());
 }
 
+TEST_F(DaemonOptionsTest, OtherMachinesMayComeWithTls) {
+  const KeyPair pair = CertificateAuthority("graft test").Issue("localhost");
+  options_.transport.listen = "0.0.0.0:50051";
+  options_.transport.tls.certificate =
+      folder_.Write("cert.pem", pair.certificate);
+  options_.transport.tls.key = folder_.Write("key.pem", pair.key);
+  EXPECT_THAT(ValidateDaemonOptions(options_), IsOk());
+}
+
 TEST_F(DaemonOptionsTest, SpellingsOfFlags) {
   EXPECT_THAT(ParseComputeDtype("bfloat16"),
               IsOkAndHolds(ComputeDtype::kBFloat16));
   EXPECT_THAT(ParseComputeDtype("int8"),
               HasReason(ErrorReason::kInvalidField,
                         HasSubstr("auto, float32, bfloat16, float16")));
+  EXPECT_THAT(ParseRestoreMode("undo_log"),
+              IsOkAndHolds(RestoreMode::kUndoLog));
   EXPECT_THAT(ParseRestoreMode("backup"), IsOkAndHolds(RestoreMode::kBackup));
   EXPECT_THAT(ParseRestoreMode("magic"),
               HasReason(ErrorReason::kInvalidField, HasSubstr("--restore")));
+  EXPECT_THAT(ParseOnOff("batching", "on"), IsOkAndHolds(true));
+  EXPECT_THAT(ParseOnOff("batching", "off"), IsOkAndHolds(false));
+  EXPECT_THAT(ParseOnOff("batching", "yes"),
+              HasReason(ErrorReason::kInvalidField, HasSubstr("--batching")));
   EXPECT_THAT(ParseLogLevel("warning"), IsOkAndHolds(LogLevel::kWarning));
   EXPECT_THAT(ParseLogLevel("loud"),
               HasReason(ErrorReason::kInvalidField, HasSubstr("--log_level")));

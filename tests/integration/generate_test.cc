@@ -92,6 +92,18 @@ class GenerateTest : public testing::Test {
     return response.adapter().sha256();
   }
 
+  // Whether there was something to cancel.
+  bool Cancel(const std::string& request_id) {
+    v1::CancelGenerationRequest request;
+    request.set_request_id(request_id);
+    v1::CancelGenerationResponse response;
+    grpc::ClientContext context;
+    const grpc::Status status =
+        generation_->CancelGeneration(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.was_running();
+  }
+
   // Something that the server does at once.
   void RoundTrip() {
     v1::ListAdaptersResponse response;
@@ -211,6 +223,45 @@ TEST_F(GenerateTest, AnswerTellsTheAdaptersAsApplied) {
   EXPECT_THAT(answer.images[0], HasSubstr(night));
 }
 
+TEST_F(GenerateTest, ScheduleOverAllStepsIsNoSchedule) {
+  const std::string ink = Load("ink", 1);
+  v1::GenerateImageRequest request = Request();
+  request.add_adapters()->set_name("ink");
+  const Answer throughout = Generate(request);
+  v1::WeightRange& range = *request.mutable_adapters(0)->add_schedule();
+  range.set_to(1);
+  const Answer scheduled = Generate(request);
+  ASSERT_TRUE(scheduled.status.ok()) << scheduled.status.error_message();
+  EXPECT_EQ(Pixels(scheduled.images[0]), Pixels(throughout.images[0]));
+  EXPECT_EQ(Pixels(scheduled.images[0]),
+            Pixels(Expected(request, {{ink, 1.0, 1.0}})));
+}
+
+TEST_F(GenerateTest, ScheduledAdapterIsMergedInItsStepsOnly) {
+  const std::string ink = Load("ink", 1);
+  v1::GenerateImageRequest request = Request();
+  request.set_steps(4);
+  request.add_adapters()->set_name("ink");
+  v1::WeightRange& range = *request.mutable_adapters(0)->add_schedule();
+  range.set_from(0.5f);
+  range.set_to(0.75f);
+  range.set_weight(0.8f);
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_THAT(daemon_.engine().switches(),
+              ElementsAre(FakeSet{{ink, 0.8, 0.8}}, FakeSet{}));
+  EXPECT_NE(Pixels(answer.images[0]), Pixels(Expected(request, {})));
+  EXPECT_NE(Pixels(answer.images[0]),
+            Pixels(Expected(request, {{ink, 0.8, 0.8}})));
+  ASSERT_THAT(answer.finished.adapters(), SizeIs(1));
+  ASSERT_THAT(answer.finished.adapters(0).schedule(), SizeIs(1));
+  const v1::WeightRange& applied = answer.finished.adapters(0).schedule(0);
+  EXPECT_EQ(applied.from(), 0.5f);
+  EXPECT_EQ(applied.to(), 0.75f);
+  EXPECT_EQ(applied.weight(), 0.8f);
+  EXPECT_EQ(applied.text_encoder_weight(), 0.8f);
+}
+
 // Many clients at once, each with another adapter: promise 6.
 TEST_F(GenerateTest, MixedLoadNeverGivesAnothersAdapter) {
   constexpr int kClients = 8;
@@ -262,6 +313,73 @@ TEST_F(GenerateTest, DisconnectStopsTheWork) {
   EXPECT_EQ(daemon_.engine().calls(Call::kFinish), 0);
   daemon_.engine().Unblock(Call::kStep);
   EXPECT_TRUE(Generate(Request()).status.ok());
+}
+
+TEST_F(GenerateTest, CancelStopsTheWork) {
+  v1::GenerateImageRequest request = Request();
+  request.set_request_id("mine");
+  daemon_.engine().Block(Call::kStep);
+  grpc::ClientContext context;
+  const auto reader = generation_->GenerateImage(&context, request);
+  ASSERT_TRUE(daemon_.engine().WaitUntilBlocked(Call::kStep));
+  EXPECT_TRUE(Cancel("mine"));
+  daemon_.engine().Unblock(Call::kStep);
+  const Answer answer = ReadAll(*reader);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(ReasonOf(answer.status), "CLIENT_CANCELLED");
+  EXPECT_EQ(daemon_.engine().calls(Call::kStep), 1);
+  EXPECT_FALSE(Cancel("mine"));
+}
+
+TEST_F(GenerateTest, CancelWithoutAnIdIsRefused) {
+  v1::CancelGenerationResponse response;
+  grpc::ClientContext context;
+  EXPECT_EQ(ReasonOf(generation_->CancelGeneration(
+                &context, v1::CancelGenerationRequest(), &response)),
+            "INVALID_FIELD");
+}
+
+TEST_F(GenerateTest, SameRequestAgainIsNotComputedAgain) {
+  v1::GenerateImageRequest request = Request();
+  request.clear_seed();
+  request.set_request_id("mine");
+  const Answer first = Generate(request);
+  const Answer again = Generate(request);
+  ASSERT_TRUE(again.status.ok()) << again.status.error_message();
+  EXPECT_EQ(again.images, first.images);
+  EXPECT_THAT(again.finished.seeds(), ElementsAre(first.finished.seeds(0)));
+  EXPECT_EQ(daemon_.engine().calls(Call::kBegin), 1);
+}
+
+TEST_F(GenerateTest, SameRequestJoinsTheRunningOne) {
+  v1::GenerateImageRequest request = Request();
+  request.set_request_id("mine");
+  daemon_.engine().Block(Call::kStep);
+  grpc::ClientContext context;
+  const auto reader = generation_->GenerateImage(&context, request);
+  ASSERT_TRUE(daemon_.engine().WaitUntilBlocked(Call::kStep));
+  grpc::ClientContext other_context;
+  const auto other = generation_->GenerateImage(&other_context, request);
+  v1::GenerateImageResponse event;
+  ASSERT_TRUE(other->Read(&event));  // it has joined
+  EXPECT_TRUE(event.has_queued());
+  context.TryCancel();  // the other one goes on
+  EXPECT_FALSE(ReadAll(*reader).status.ok());
+  daemon_.engine().Unblock(Call::kStep);
+  const Answer answer = ReadAll(*other);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(Pixels(answer.images[0]), Pixels(Expected(request, {})));
+  EXPECT_EQ(daemon_.engine().calls(Call::kBegin), 1);
+}
+
+TEST_F(GenerateTest, IdOfAnotherRequestIsRefused) {
+  v1::GenerateImageRequest request = Request();
+  request.set_request_id("mine");
+  ASSERT_TRUE(Generate(request).status.ok());
+  request.set_seed(8);
+  const Answer other = Generate(request);
+  EXPECT_EQ(ReasonOf(other.status), "INVALID_FIELD");
+  EXPECT_THAT(other.status.error_message(), HasSubstr("request_id"));
 }
 
 TEST_F(GenerateTest, EngineErrorReachesItsClientOnly) {

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -18,7 +19,9 @@
 #include "client/graft_client.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/common/sha256.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/testing/temp_dir.h"
 
 namespace graft {
 namespace {
@@ -82,6 +85,12 @@ TEST(GraftdTest, BadFlagsEndItNamingTheFlag) {
       {"--listen=0.0.0.0:0", "--allow_insecure"},
       {"--max_steps=many", "max_steps"},
       {"--device=cuda:999", "cuda:999"},
+      {"--batching=maybe", "--batching"},
+      {"--tls_cert=/nowhere/cert.pem", "/nowhere/cert.pem"},
+      {"--token_file=/nowhere/tokens", "/nowhere/tokens"},
+      {"--metrics_listen=nonsense", "--metrics_listen"},
+      {"--export=ink", "--export_to"},
+      {"--export_to=/nowhere/out.safetensors", "/nowhere"},
       {"argument", "argument"},
   };
   for (const auto& bad : kBad) {
@@ -99,13 +108,82 @@ TEST(GraftdTest, AllowInsecureServesOtherMachines) {
   EXPECT_THAT(daemon.address(), HasSubstr("0.0.0.0:"));
 }
 
+// The size of the header, and the header itself.
+std::string ReadHeader(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  uint64_t size = 0;  // little-endian, as this machine is
+  file.read(reinterpret_cast<char*>(&size), sizeof(size));
+  std::string header(size, '\0');
+  file.read(header.data(), static_cast<std::streamsize>(size));
+  return file ? header : "";
+}
+
+TEST(GraftdTest, ExportWritesTheMergedWeightsAndDoesNotServe) {
+  const TempDir dir;
+  const std::string file = dir.File("out.safetensors");
+  DaemonProcess daemon(std::vector<std::string>{"--export=outline=0.8,night",
+                                                "--export_to=" + file});
+  EXPECT_EQ(daemon.Wait(), 0) << daemon.log();
+  EXPECT_EQ(daemon.out(), "exported outline=0.8, night=1 to " + file + "\n");
+  const std::string header = ReadHeader(file);
+  EXPECT_THAT(header, HasSubstr("__metadata__"));
+  EXPECT_THAT(header, HasSubstr("base_sha256"));
+  EXPECT_THAT(header, HasSubstr("outline"));
+  EXPECT_THAT(header, HasSubstr("conv_in.weight"));
+}
+
+TEST(GraftdTest, ExportOfAMissingAdapterEndsWithOne) {
+  const TempDir dir;
+  const std::string file = dir.File("out.safetensors");
+  DaemonProcess daemon(
+      std::vector<std::string>{"--export=nobody", "--export_to=" + file});
+  EXPECT_EQ(daemon.Wait(), 1);
+  EXPECT_THAT(daemon.log(), HasSubstr("nobody.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(file));
+}
+
+TEST(GraftdTest, HangUpReadsTheTokensAgain) {
+  const TempDir dir;
+  const auto write = [&dir](const std::string& token) {
+    return dir.Write("tokens",
+                     "t:read:" + Sha256Hex(token.data(), token.size()));
+  };
+  DaemonProcess daemon(
+      std::vector<std::string>{"--token_file=" + write("old")});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  GraftClient client({.server = daemon.address(), .token = "new"});
+  EXPECT_EQ(ErrorReasonOf(client.GetServerInfo().status()), "TOKEN_INVALID");
+  write("new");
+  daemon.Signal(SIGHUP);
+  while (!client.GetServerInfo().ok()) continue;
+  EXPECT_EQ(daemon.Stop(), 0);
+}
+
 TEST(GraftdTest, HelpShowsOurFlagsOnly) {
   DaemonProcess daemon(std::vector<std::string>{"--help"});
   EXPECT_EQ(daemon.Wait(), 0);
-  for (const char* const flag :
-       {"--model", "--adapter_dir", "--listen", "--device", "--dtype",
-        "--restore", "--allow_insecure", "--exit_timeout", "--threads",
-        "--log_level", "--max_steps", "--max_adapter_file_bytes"}) {
+  for (const char* const flag : {"--model",
+                                 "--adapter_dir",
+                                 "--listen",
+                                 "--device",
+                                 "--dtype",
+                                 "--restore",
+                                 "--allow_insecure",
+                                 "--exit_timeout",
+                                 "--threads",
+                                 "--log_level",
+                                 "--max_steps",
+                                 "--max_adapter_file_bytes",
+                                 "--max_queued_requests",
+                                 "--max_queued_work",
+                                 "--batching",
+                                 "--metrics_listen",
+                                 "--tls_cert",
+                                 "--tls_key",
+                                 "--tls_client_ca",
+                                 "--token_file",
+                                 "--export",
+                                 "--export_to"}) {
     EXPECT_THAT(daemon.out(), HasSubstr(flag));
   }
   EXPECT_THAT(daemon.out(), Not(HasSubstr("--flagfile")));

@@ -25,12 +25,13 @@ TEST_F(ReplyBufferTest, IsEmptyAtFirst) {
 }
 
 TEST_F(ReplyBufferTest, GivesEventsInOrderWithTheRequestId) {
-  buffer_.AddQueued(3);
+  buffer_.AddQueued(3, absl::Milliseconds(1500));
   buffer_.AddStarted();
   buffer_.AddProgress(0, 1, 20);
   const v1::GenerateImageResponse queued = Take();
   EXPECT_EQ(queued.request_id(), "request-1");
   EXPECT_EQ(queued.queued().position(), 3u);
+  EXPECT_EQ(queued.queued().estimated_wait_ms(), 1500.0);
   EXPECT_TRUE(Take().has_started());
   EXPECT_EQ(Take().progress().steps(), 20u);
   EXPECT_FALSE(buffer_.Next().has_value());

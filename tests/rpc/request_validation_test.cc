@@ -4,6 +4,8 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -14,6 +16,7 @@ namespace graft {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Pair;
 using testing::SizeIs;
@@ -44,6 +47,17 @@ absl::StatusOr<GenerationRequest> Validate(
 v1::AdapterRef Ref(const std::string& name) {
   v1::AdapterRef ref;
   ref.set_name(name);
+  return ref;
+}
+
+// The adapter "ink" with these ranges of steps.
+v1::AdapterRef Scheduled(const std::vector<std::pair<float, float>>& ranges) {
+  v1::AdapterRef ref = Ref("ink");
+  for (const auto& [from, to] : ranges) {
+    v1::WeightRange& range = *ref.add_schedule();
+    range.set_from(from);
+    range.set_to(to);
+  }
   return ref;
 }
 
@@ -110,6 +124,22 @@ TEST(RequestValidationTest, AdapterWeightsDefaultToOneAndToTheUnets) {
   EXPECT_EQ(request->adapters[2].weight, 0.8);  // not 0.800000011920929
   EXPECT_EQ(request->adapters[2].text_encoder_weight, 0.0);
   EXPECT_EQ(request->adapters[2].sha256, std::string(64, 'a'));
+}
+
+TEST(RequestValidationTest, RangesGetTheAdaptersWeightsAndStandInOrder) {
+  const auto request = Validate([](v1::GenerateImageRequest& request) {
+    v1::AdapterRef& ref = *request.add_adapters();
+    ref = Scheduled({{0.6f, 1.0f}, {0.3f, 0.6f}, {0.0f, 0.3f}});
+    ref.set_weight(0.8f);
+    ref.set_text_encoder_weight(0.5f);
+    ref.mutable_schedule(1)->set_weight(0.2f);
+    ref.mutable_schedule(2)->set_text_encoder_weight(0.1f);
+  });
+  ASSERT_THAT(request, IsOk());
+  EXPECT_THAT(request->adapters[0].schedule,
+              ElementsAre(WeightRange{0.0, 0.3, 0.8, 0.1},
+                          WeightRange{0.3, 0.6, 0.2, 0.2},
+                          WeightRange{0.6, 1.0, 0.8, 0.5}));
 }
 
 TEST(RequestValidationTest, SixteenAdaptersAreAllowed) {
@@ -200,6 +230,58 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"AdapterNameIsEmpty",
                 [](auto& r) { *r.add_adapters() = Ref(""); },
                 "adapters[0].name", "is no adapter name"},
+        BadCase{"RangeStartsBeforeTheSteps",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{-0.1f, 0.4f}});
+                },
+                "adapters[0].schedule[0].from", "between 0 and 1, not -0.1"},
+        BadCase{"RangeStartsNowhere",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{kNan, 0.4f}});
+                },
+                "adapters[0].schedule[0].from", "between 0 and 1, not nan"},
+        BadCase{"RangeEndsAfterTheSteps",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{0, kInf}});
+                },
+                "adapters[0].schedule[0].to", "between 0 and 1, not inf"},
+        BadCase{"RangeIsEmpty",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{0, 0.4f}, {0.5f, 0.5f}});
+                },
+                "adapters[0].schedule[1].to", "above from, which is 0.5"},
+        BadCase{"RangesOverlap",
+                [](auto& r) {
+                  *r.add_adapters() = Ref("night");
+                  *r.add_adapters() = Scheduled({{0.5f, 1}, {0, 0.6f}});
+                },
+                "adapters[1].schedule[1]", "0-0.6 overlaps with 0.5-1"},
+        BadCase{"RangeInsideARange",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{0, 1}, {0.2f, 0.3f}});
+                },
+                "adapters[0].schedule[1]", "0.2-0.3 overlaps with 0-1"},
+        BadCase{
+            "TooManyRanges",
+            [](auto& r) {
+              *r.add_adapters() =
+                  Scheduled(std::vector<std::pair<float, float>>(17, {0, 1}));
+            },
+            "adapters[0].schedule", "at most 16 ranges are allowed, not 17"},
+        BadCase{"RangeWeightTooLarge",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{0, 1}});
+                  r.mutable_adapters(0)->mutable_schedule(0)->set_weight(8.5f);
+                },
+                "adapters[0].schedule[0].weight", "between -8 and 8, not 8.5"},
+        BadCase{"RangeTextEncoderWeightIsNaN",
+                [](auto& r) {
+                  *r.add_adapters() = Scheduled({{0, 1}});
+                  r.mutable_adapters(0)
+                      ->mutable_schedule(0)
+                      ->set_text_encoder_weight(kNan);
+                },
+                "adapters[0].schedule[0].text_encoder_weight", "between -8"},
         BadCase{"AdapterTwice",
                 [](auto& r) {
                   *r.add_adapters() = Ref("ink");

@@ -1,0 +1,332 @@
+#include "server/daemon_metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <atomic>
+#include <exception>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/adapters/adapter_info.h"
+#include "server/common/error.h"
+#include "server/common/version.h"
+
+namespace graft {
+namespace {
+
+using Labels = std::map<std::string, std::string>;
+using Buckets = prometheus::Histogram::BucketBoundaries;
+template <typename Metric>
+using Family = prometheus::Family<Metric>;
+
+// Of whole requests and their stages: milliseconds to twenty minutes.
+const Buckets& RequestBuckets() {
+  static const auto& buckets =
+      *new Buckets{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,   2.5,
+                   5,     10,   30,    60,   120, 300,  600, 1200};
+  return buckets;
+}
+
+// Of steps and switches: a tenth of a millisecond to a minute.
+const Buckets& StepBuckets() {
+  static const auto& buckets = *new Buckets{
+      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+      0.1,    0.25,    0.5,    1,     2.5,    5,     10,   30,    60};
+  return buckets;
+}
+
+double Seconds(absl::Duration duration) {
+  return absl::ToDoubleSeconds(duration);
+}
+
+// "NOT_FOUND": a code as gRPC writes it.
+std::string CodeName(const absl::Status& status) {
+  return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
+}
+
+prometheus::MetricFamily MakeGauge(const char* name, const char* help) {
+  prometheus::MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = prometheus::MetricType::Gauge;
+  return family;
+}
+
+void AddValue(prometheus::MetricFamily& family, double value,
+              const Labels& labels = {}) {
+  prometheus::ClientMetric& metric = family.metric.emplace_back();
+  for (const auto& [name, text] : labels) {
+    metric.label.push_back({name, text});
+  }
+  metric.gauge.value = value;
+}
+
+}  // namespace
+
+// Reads the state of the backend whenever somebody asks.
+class DaemonMetrics::BackendCollector : public prometheus::Collectable {
+ public:
+  void SetBackend(const Backend* backend) { backend_ = backend; }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    const Backend* const backend = backend_;
+    if (backend == nullptr) return {};
+    std::vector<prometheus::MetricFamily> families;
+    AddLoad(backend->scheduler->load(), families);
+    AddMemory(backend->engine->memory(), families);
+    AddAdapters(backend->adapters->List(), families);
+    AddModel(backend->engine->info(), families);
+    return families;
+  }
+
+ private:
+  using Families = std::vector<prometheus::MetricFamily>;
+
+  static void AddLoad(const SchedulerLoad& load, Families& families) {
+    AddValue(families.emplace_back(MakeGauge("graft_requests_running",
+                                             "Requests that have begun")),
+             load.running);
+    AddValue(families.emplace_back(
+                 MakeGauge("graft_requests_waiting",
+                           "Requests that were accepted and have not begun")),
+             load.waiting);
+    AddValue(families.emplace_back(MakeGauge(
+                 "graft_backlog_seconds",
+                 "Until all that was accepted is done, as far as known")),
+             Seconds(load.backlog));
+    prometheus::MetricFamily& merged = families.emplace_back(
+        MakeGauge("graft_adapter_merged",
+                  "1 for each adapter that is merged into the weights"));
+    for (const AppliedAdapter& adapter : load.resident) {
+      AddValue(merged, 1, {{"adapter", adapter.name}});
+    }
+  }
+
+  static void AddMemory(const MemoryUsage& memory, Families& families) {
+    prometheus::MetricFamily& bytes = families.emplace_back(MakeGauge(
+        "graft_memory_bytes", "Bytes on the device, by what they hold"));
+    const auto add = [&bytes](const char* kind, int64_t value) {
+      AddValue(bytes, static_cast<double>(value), {{"kind", kind}});
+    };
+    add("base", memory.base_bytes);
+    add("restore", memory.restore_bytes);
+    add("restore_reserved", memory.restore_reserved_bytes);
+    add("adapters", memory.adapter_bytes);
+  }
+
+  static void AddAdapters(const std::vector<AdapterInfo>& adapters,
+                          Families& families) {
+    AddValue(families.emplace_back(
+                 MakeGauge("graft_adapters_loaded",
+                           "Adapters that are loaded or being unloaded")),
+             static_cast<double>(adapters.size()));
+    prometheus::MetricFamily& loaded = families.emplace_back(
+        MakeGauge("graft_adapter_loaded", "1 for each loaded adapter"));
+    for (const AdapterInfo& adapter : adapters) {
+      AddValue(loaded, 1, {{"adapter", adapter.name}});
+    }
+  }
+
+  static void AddModel(const EngineInfo& info, Families& families) {
+    AddValue(families.emplace_back(
+                 MakeGauge("graft_model_info", "What is served; always 1")),
+             1,
+             {{"model", EscapeUntrusted(info.model_name)},
+              {"family", std::string(BaseFamilyName(info.family))},
+              {"device", info.device},
+              {"dtype", info.dtype},
+              {"restore", info.restore},
+              {"base_sha256", info.base_sha256}});
+  }
+
+  std::atomic<const Backend*> backend_{nullptr};
+};
+
+// The metrics that are kept, and who serves them.
+struct DaemonMetrics::Instruments {
+  Instruments() {
+    build_info.Add({{"version", std::string(Version())}}).Set(1);
+    intact.Set(1);
+  }
+
+  Family<prometheus::Counter>& AddCounter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+  }
+  Family<prometheus::Gauge>& AddGauge(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(*registry);
+  }
+  Family<prometheus::Histogram>& AddHistogram(const char* name,
+                                              const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(
+        *registry);
+  }
+
+  const std::shared_ptr<prometheus::Registry> registry =
+      std::make_shared<prometheus::Registry>();
+  const std::shared_ptr<BackendCollector> backend =
+      std::make_shared<BackendCollector>();
+
+  Family<prometheus::Counter>& requests = AddCounter(
+      "graft_requests_total", "RPCs that have ended, by method and code");
+  Family<prometheus::Histogram>& request_duration = AddHistogram(
+      "graft_request_duration_seconds", "Of RPCs from arrival to end");
+  prometheus::Histogram& queue_time =
+      AddHistogram("graft_queue_time_seconds",
+                   "Of generations from acceptance until the device began")
+          .Add({}, RequestBuckets());
+  Family<prometheus::Histogram>& stages =
+      AddHistogram("graft_stage_duration_seconds",
+                   "Of generations, summed over their images, by stage");
+  prometheus::Counter& images =
+      AddCounter("graft_images_total", "Images of generations that succeeded")
+          .Add({});
+  prometheus::Counter& steps =
+      AddCounter("graft_steps_total", "Denoising steps, of each image").Add({});
+  prometheus::Histogram& step_duration =
+      AddHistogram("graft_denoise_step_duration_seconds",
+                   "Of the device's steps, each of a whole batch")
+          .Add({}, StepBuckets());
+  prometheus::Histogram& batch_size =
+      AddHistogram("graft_batch_size", "Images in the device's steps")
+          .Add({}, Buckets{1, 2, 4, 8, 16});
+  Family<prometheus::Counter>& switches = AddCounter(
+      "graft_adapter_switches_total",
+      "Before the device's steps: none (base stays), same (adapters stay), "
+      "replace (other adapters), base (adapters removed)");
+  prometheus::Histogram& switch_duration =
+      AddHistogram("graft_adapter_switch_duration_seconds",
+                   "Of switches that changed the weights")
+          .Add({}, StepBuckets());
+  Family<prometheus::Counter>& loads =
+      AddCounter("graft_adapter_loads_total", "Adapter loads, by result");
+  prometheus::Histogram& load_duration =
+      AddHistogram("graft_adapter_load_duration_seconds", "Of adapter loads")
+          .Add({}, RequestBuckets());
+  Family<prometheus::Counter>& unloads =
+      AddCounter("graft_adapter_unloads_total", "Adapter unloads, by result");
+  prometheus::Counter& drifts =
+      AddCounter("graft_base_weights_drifts_total",
+                 "Times that the base's weights were found damaged")
+          .Add({});
+  prometheus::Gauge& intact =
+      AddGauge("graft_base_weights_intact",
+               "1, or 0 while the base's weights are known to be damaged")
+          .Add({});
+  Family<prometheus::Gauge>& build_info =
+      AddGauge("graft_build_info", "The program; always 1");
+
+  std::unique_ptr<prometheus::Exposer> exposer;
+};
+
+DaemonMetrics::DaemonMetrics()
+    : instruments_(std::make_unique<Instruments>()) {}
+
+DaemonMetrics::~DaemonMetrics() { StopListening(); }
+
+absl::Status DaemonMetrics::Listen(const std::string& address) {
+  // prometheus-cpp reports by exceptions: they end here.
+  try {
+    instruments_->exposer = std::make_unique<prometheus::Exposer>(address);
+  } catch (const std::exception& error) {
+    return Error(
+        ErrorReason::kInvalidField,
+        absl::StrCat("--metrics_listen: cannot listen on \"",
+                     EscapeUntrusted(address), "\", HOST:PORT: ", error.what()),
+        {{"field", "metrics_listen"}});
+  }
+  instruments_->exposer->RegisterCollectable(instruments_->registry);
+  instruments_->exposer->RegisterCollectable(instruments_->backend);
+  return absl::OkStatus();
+}
+
+int DaemonMetrics::port() const {
+  return instruments_->exposer->GetListeningPorts().front();
+}
+
+void DaemonMetrics::StopListening() {
+  instruments_->exposer.reset();
+  instruments_->backend->SetBackend(nullptr);
+}
+
+void DaemonMetrics::SetBackend(const Backend* backend) {
+  instruments_->backend->SetBackend(backend);
+}
+
+RpcHooks DaemonMetrics::Count(RpcHooks hooks) {
+  hooks.on_finish = [this, next = std::move(hooks.on_finish)](
+                        const RpcContext& rpc, const absl::Status& status,
+                        absl::Duration duration) {
+    OnRpc(rpc, status, duration);
+    next(rpc, status, duration);
+  };
+  hooks.on_generated = [this, next = std::move(hooks.on_generated)](
+                           const absl::Status& status,
+                           const GenerationSummary& summary) {
+    OnGenerated(status, summary);
+    next(status, summary);
+  };
+  return hooks;
+}
+
+void DaemonMetrics::OnRpc(const RpcContext& rpc, const absl::Status& status,
+                          absl::Duration duration) {
+  Instruments& m = *instruments_;
+  m.requests.Add({{"method", rpc.method}, {"code", CodeName(status)}})
+      .Increment();
+  m.request_duration.Add({{"method", rpc.method}}, RequestBuckets())
+      .Observe(Seconds(duration));
+  const char* const result = status.ok() ? "ok" : "error";
+  if (rpc.method == "LoadAdapter" || rpc.method == "UploadAdapter") {
+    m.loads.Add({{"result", result}}).Increment();
+    m.load_duration.Observe(Seconds(duration));
+  } else if (rpc.method == "UnloadAdapter") {
+    m.unloads.Add({{"result", result}}).Increment();
+  }
+}
+
+void DaemonMetrics::OnGenerated(const absl::Status& status,
+                                const GenerationSummary& summary) {
+  if (!status.ok()) return;  // the times of a part say nothing
+  Instruments& m = *instruments_;
+  const GenerationTimings& timings = summary.timings;
+  m.images.Increment(static_cast<double>(summary.seeds.size()));
+  m.queue_time.Observe(Seconds(timings.queue));
+  const auto observe = [&m](const char* stage, absl::Duration duration) {
+    m.stages.Add({{"stage", stage}}, RequestBuckets())
+        .Observe(Seconds(duration));
+  };
+  observe("switch", timings.adapter_switch);
+  observe("text_encode", timings.text_encode);
+  observe("denoise", timings.denoise);
+  observe("vae_decode", timings.vae_decode);
+  observe("image_encode", timings.image_encode);
+}
+
+void DaemonMetrics::OnStep(const BatchReport& report, bool merged) {
+  Instruments& m = *instruments_;
+  m.steps.Increment(report.batch_size);
+  m.batch_size.Observe(report.batch_size);
+  m.step_duration.Observe(Seconds(report.denoise));
+  const bool changed = report.adapter_switch.changed;
+  const char* const kind =
+      changed ? (merged ? "replace" : "base") : (merged ? "same" : "none");
+  m.switches.Add({{"kind", kind}}).Increment();
+  if (changed) {
+    m.switch_duration.Observe(Seconds(report.adapter_switch.duration));
+  }
+}
+
+void DaemonMetrics::OnDrift(const absl::Status& status) {
+  instruments_->intact.Set(status.ok() ? 1 : 0);
+  if (!status.ok()) instruments_->drifts.Increment();
+}
+
+}  // namespace graft

@@ -1,0 +1,74 @@
+#ifndef GRAFT_SERVER_RPC_ADAPTER_UPLOAD_H_
+#define GRAFT_SERVER_RPC_ADAPTER_UPLOAD_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "graft/v1/adapter.pb.h"
+#include "server/adapters/adapter_store.h"
+#include "server/adapters/open_beneath.h"
+#include "server/common/sha256.h"
+
+namespace graft {
+
+// An adapter's file on its way from a client to the adapter directory. It is
+// written under another name, and gets its own when it is complete, on the disk
+// and found good; until then it vanishes with this object. All calls block on
+// the disk. Thread-compatible.
+class AdapterUpload {
+ public:
+  // Checks the header and makes the temporary file. INVALID_FIELD;
+  // ADAPTER_DIR_NOT_SET if `directory` is empty; ADAPTER_TOO_LARGE above
+  // `max_bytes`; INTERNAL if the directory cannot be written to.
+  static absl::StatusOr<std::unique_ptr<AdapterUpload>> Begin(
+      const std::string& directory, int64_t max_bytes,
+      const v1::UploadAdapterHeader& header);
+
+  // Removes the temporary files that a killed server left in `directory`.
+  // REQUIRES: no upload is running.
+  static void RemoveLeftovers(const std::string& directory);
+
+  ~AdapterUpload();
+  AdapterUpload(const AdapterUpload&) = delete;
+  AdapterUpload& operator=(const AdapterUpload&) = delete;
+
+  // The next bytes. ADAPTER_CORRUPT past the announced size; INTERNAL if the
+  // disk does not take them.
+  absl::Status Append(absl::string_view data);
+
+  // All bytes are there: checks them, gives the file its name and loads it.
+  // ADAPTER_CORRUPT and ADAPTER_VERSION_MISMATCH if they are not what was
+  // announced; ADAPTER_CONFLICT if the name is taken by other content, loaded
+  // or not, unless allow_replace; the errors of AdapterStore::Load.
+  absl::StatusOr<AdapterStore::LoadResult> Commit(AdapterStore& store);
+
+ private:
+  AdapterUpload(FileDescriptor directory, const v1::UploadAdapterHeader& header,
+                std::string sha256);
+
+  absl::Status CheckComplete();
+
+  // Gives the temporary file its own name.
+  absl::Status Rename(AdapterStore& store);
+
+  // An error as if the file had its own name already.
+  absl::Status WithOwnName(const absl::Status& status) const;
+
+  AdapterStore::LoadRequest LoadRequestFor(const std::string& path) const;
+
+  const FileDescriptor directory_;
+  const v1::UploadAdapterHeader header_;
+  const std::string sha256_;          // announced, lower case
+  const std::string temporary_name_;  // in directory_
+  FileDescriptor file_;
+  Sha256 hash_;
+  uint64_t written_ = 0;
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_RPC_ADAPTER_UPLOAD_H_

@@ -1,0 +1,128 @@
+#include "server/rpc/shared_generation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/common/error.h"
+
+namespace graft {
+
+void SharedGeneration::Join(std::shared_ptr<GenerationObserver> listener) {
+  const auto joined = std::make_shared<Listener>();
+  joined->observer = std::move(listener);
+  {
+    absl::MutexLock lock(&mu_);
+    joined->events.assign(kept_.begin(), kept_.end());
+    listeners_.push_back(joined);
+  }
+  Deliver(joined);
+}
+
+void SharedGeneration::Leave(const GenerationObserver* listener) {
+  ListenerPtr left;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found =
+        std::find_if(listeners_.begin(), listeners_.end(),
+                     [&](const ListenerPtr& candidate) {
+                       return candidate->observer.get() == listener;
+                     });
+    if (found == listeners_.end()) return;
+    if (listeners_.size() == 1) {
+      cancel_flag_->store(true, std::memory_order_relaxed);
+      return;  // the scheduler ends the request, and this listener hears it
+    }
+    left = *found;
+    listeners_.erase(found);
+    left->events = {[](GenerationObserver& observer) {
+      observer.OnDone(
+          Error(ErrorReason::kClientCancelled, "the client went away"), {});
+    }};
+  }
+  Deliver(left);
+}
+
+int64_t SharedGeneration::kept_bytes() const {
+  absl::MutexLock lock(&mu_);
+  return kept_bytes_;
+}
+
+void SharedGeneration::OnQueued(int position, absl::Duration estimated_wait) {
+  Tell(
+      [=](GenerationObserver& observer) {
+        observer.OnQueued(position, estimated_wait);
+      },
+      /*keep=*/true);
+}
+
+void SharedGeneration::OnStarted() {
+  Tell([](GenerationObserver& observer) { observer.OnStarted(); },
+       /*keep=*/true);
+}
+
+void SharedGeneration::OnProgress(int image_index, int step, int steps) {
+  Tell(
+      [=](GenerationObserver& observer) {
+        observer.OnProgress(image_index, step, steps);
+      },
+      /*keep=*/false);
+}
+
+void SharedGeneration::OnImage(int image_index, std::string png) {
+  const auto image = std::make_shared<const std::string>(std::move(png));
+  if (keeps_) {
+    absl::MutexLock lock(&mu_);
+    kept_bytes_ += static_cast<int64_t>(image->size());
+  }
+  Tell(
+      [image_index, image](GenerationObserver& observer) {
+        observer.OnImage(image_index, *image);
+      },
+      /*keep=*/true);
+}
+
+void SharedGeneration::OnDone(const absl::Status& status,
+                              const GenerationSummary& summary) {
+  on_done_(*this, status, summary);
+  Tell([status, summary](
+           GenerationObserver& observer) { observer.OnDone(status, summary); },
+       /*keep=*/true);
+  absl::MutexLock lock(&mu_);
+  listeners_.clear();
+}
+
+void SharedGeneration::Tell(const Event& event, bool keep) {
+  std::vector<ListenerPtr> listeners;
+  {
+    absl::MutexLock lock(&mu_);
+    if (keep && keeps_) kept_.push_back(event);
+    listeners = listeners_;
+    for (const ListenerPtr& listener : listeners) {
+      listener->events.push_back(event);
+    }
+  }
+  for (const ListenerPtr& listener : listeners) Deliver(listener);
+}
+
+void SharedGeneration::Deliver(const ListenerPtr& listener) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (listener->delivering) return;
+    listener->delivering = true;
+  }
+  while (true) {
+    Event event;
+    {
+      absl::MutexLock lock(&mu_);
+      if (listener->events.empty()) {
+        listener->delivering = false;
+        return;
+      }
+      event = std::move(listener->events.front());
+      listener->events.pop_front();
+    }
+    event(*listener->observer);
+  }
+}
+
+}  // namespace graft

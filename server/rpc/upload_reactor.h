@@ -1,0 +1,62 @@
+#ifndef GRAFT_SERVER_RPC_UPLOAD_REACTOR_H_
+#define GRAFT_SERVER_RPC_UPLOAD_REACTOR_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "graft/v1/adapter.pb.h"
+#include "server/rpc/adapter_upload.h"
+#include "server/rpc/rpc_context.h"
+#include "server/rpc/rpc_environment.h"
+
+namespace graft {
+
+// The server's end of one UploadAdapter stream. Takes one message after the
+// other; the disk is left to the backend's executor, and the next message is
+// read when the last one is written. Deletes itself when gRPC is done with it.
+class UploadReactor : public grpc::ServerReadReactor<v1::UploadAdapterRequest> {
+ public:
+  // A place among the uploads that may run; given back when it is dropped.
+  using Place = std::shared_ptr<void>;
+  using TakePlace = std::function<absl::StatusOr<Place>()>;
+
+  // Begins to read, or refuses. `environment`, `context` and `response` outlive
+  // the stream.
+  UploadReactor(const RpcEnvironment& environment,
+                grpc::CallbackServerContext* context,
+                v1::LoadAdapterResponse* response, const TakePlace& take_place);
+
+  // gRPC calls these.
+  void OnReadDone(bool ok) override;
+  void OnDone() override { delete this; }
+
+ private:
+  absl::Status Admit(const RpcEnvironment& environment,
+                     const TakePlace& take_place);
+
+  // A message has come. Executor.
+  absl::Status Take();
+
+  // All messages have come. Executor.
+  absl::Status Commit();
+
+  // Drops what is not complete, and ends the stream.
+  void End(const absl::Status& status);
+
+  grpc::CallbackServerContext* const context_;
+  v1::LoadAdapterResponse* const response_;
+  RpcCall call_;
+  const Backend* backend_ = nullptr;  // set once the call is admitted
+  Place place_;
+  v1::UploadAdapterRequest message_;
+  std::unique_ptr<AdapterUpload> upload_;  // from the header on
+};
+
+}  // namespace graft
+
+#endif  // GRAFT_SERVER_RPC_UPLOAD_REACTOR_H_

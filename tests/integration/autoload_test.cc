@@ -1,0 +1,120 @@
+// Requests that name adapters which are not loaded yet, or not on the device.
+
+#include <grpcpp/client_context.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "graft/v1/adapter.grpc.pb.h"
+#include "graft/v1/generation.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "tests/integration/in_process_daemon.h"
+#include "tests/testing/adapter_file_builder.h"
+
+namespace graft {
+namespace {
+
+// Makes one small picture with `adapter`; the SHA-256 that was applied.
+grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
+                      std::string* sha256 = nullptr) {
+  const auto stub = v1::GenerationService::NewStub(daemon.NewChannel());
+  v1::GenerateImageRequest request;
+  request.set_width(64);
+  request.set_height(64);
+  request.set_steps(1);
+  request.add_adapters()->set_name(adapter);
+  grpc::ClientContext context;
+  const auto reader = stub->GenerateImage(&context, request);
+  v1::GenerateImageResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_finished() && sha256 != nullptr) {
+      *sha256 = response.finished().adapters(0).sha256();
+    }
+  }
+  return reader->Finish();
+}
+
+TEST(AutoloadTest, RequestLoadsTheFileItNames) {
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.autoload = true; });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  std::string sha256;
+  const grpc::Status status = Generate(daemon, "ink", &sha256);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(sha256.size(), 64u);
+  EXPECT_EQ(ReasonOf(Generate(daemon, "pastel")), "ADAPTER_NOT_FOUND");
+  daemon.adapter_dir().Write("broken.safetensors", "{}");
+  EXPECT_EQ(ReasonOf(Generate(daemon, "broken")), "ADAPTER_CORRUPT");
+}
+
+TEST(AutoloadTest, IsOffByDefault) {
+  InProcessDaemon daemon;
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  EXPECT_EQ(ReasonOf(Generate(daemon, "ink")), "ADAPTER_NOT_FOUND");
+}
+
+TEST(AutoloadTest, RequestsThatWantOneAdapterAtOnceLoadItOnce) {
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.autoload = true; });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([&] {
+      const grpc::Status status = Generate(daemon, "ink");
+      EXPECT_TRUE(status.ok()) << status.error_message();
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(daemon.engine().calls(FakeEngine::Call::kPrepare), 1);
+}
+
+// With room for two adapters on the device, one of them merged, three take
+// turns there.
+TEST(AutoloadTest, AdaptersGiveWayOnTheDevice) {
+  InProcessDaemon unlimited(
+      [](DaemonOptions& options) { options.autoload = true; });
+  unlimited.adapter_dir().Write("ink.safetensors", TinyLoraFile(0));
+  ASSERT_TRUE(Generate(unlimited, "ink").ok());
+  const int64_t room = 2 * unlimited.engine().memory().adapter_bytes;
+  ASSERT_GT(room, 0);
+
+  InProcessDaemon daemon([&](DaemonOptions& options) {
+    options.autoload = true;
+    options.max_adapter_device_bytes = room;
+  });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile(0));
+  daemon.adapter_dir().Write("night.safetensors", TinyLoraFile(1));
+  daemon.adapter_dir().Write("pastel.safetensors", TinyLoraFile(2));
+  for (int i = 0; i < 3; ++i) {
+    for (const char* const name : {"ink", "night", "pastel"}) {
+      const grpc::Status status = Generate(daemon, name);
+      EXPECT_TRUE(status.ok()) << status.error_message();
+    }
+  }
+  EXPECT_GT(daemon.engine().calls(FakeEngine::Call::kPrepare), 3);
+  EXPECT_LE(daemon.engine().memory().adapter_bytes, room);
+}
+
+// The request is finished or refused, as it happens; nothing hangs or is lost.
+TEST(AutoloadTest, StopsWhileARequestLoads) {
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.autoload = true; });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  daemon.engine().Block(FakeEngine::Call::kPrepare);
+  std::thread client([&] {
+    const grpc::Status status = Generate(daemon, "ink");
+    EXPECT_TRUE(status.ok() || ReasonOf(status) == "DRAINING" ||
+                ReasonOf(status) == "ADMIN_CANCELLED")
+        << status.error_message();
+  });
+  ASSERT_TRUE(daemon.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  daemon.daemon().RequestStop();
+  daemon.engine().Unblock(FakeEngine::Call::kPrepare);
+  daemon.Stop();
+  client.join();
+}
+
+}  // namespace
+}  // namespace graft

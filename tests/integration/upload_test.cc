@@ -1,0 +1,230 @@
+// UploadAdapter: the file appears whole, or not at all.
+
+#include <grpcpp/client_context.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/client_status.h"
+#include "client/graft_client.h"
+#include "gmock/gmock.h"
+#include "graft/v1/adapter.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "server/common/sha256.h"
+#include "tests/integration/in_process_daemon.h"
+#include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/temp_dir.h"
+
+namespace graft {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+class UploadTest : public testing::Test {
+ protected:
+  UploadTest() : stub_(v1::AdapterService::NewStub(daemon_.NewChannel())) {}
+
+  static v1::UploadAdapterRequest HeaderOf(const std::string& bytes) {
+    v1::UploadAdapterRequest message;
+    message.mutable_header()->set_name("ink");
+    message.mutable_header()->set_sha256(Sha256Hex(bytes.data(), bytes.size()));
+    message.mutable_header()->set_size_bytes(bytes.size());
+    return message;
+  }
+
+  static v1::UploadAdapterRequest Data(const std::string& bytes) {
+    v1::UploadAdapterRequest message;
+    message.set_data(bytes);
+    return message;
+  }
+
+  // Sends these messages.
+  grpc::Status Send(const std::vector<v1::UploadAdapterRequest>& messages) {
+    grpc::ClientContext context;
+    response_.Clear();
+    const auto writer = stub_->UploadAdapter(&context, &response_);
+    for (const v1::UploadAdapterRequest& message : messages) {
+      if (!writer->Write(message)) break;
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  }
+
+  // Names in the adapter directory, hidden ones too.
+  std::vector<std::string> Files() const {
+    std::vector<std::string> names;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(daemon_.adapter_dir().path())) {
+      names.push_back(entry.path().filename().string());
+    }
+    return names;
+  }
+
+  InProcessDaemon daemon_;
+  const std::unique_ptr<v1::AdapterService::Stub> stub_;
+  v1::LoadAdapterResponse response_;
+};
+
+TEST_F(UploadTest, FileIsKeptAndLoaded) {
+  const std::string bytes = TinyLoraFile();
+  const grpc::Status status = Send({HeaderOf(bytes), Data(bytes.substr(0, 10)),
+                                    Data(""), Data(bytes.substr(10))});
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response_.adapter().name(), "ink");
+  EXPECT_EQ(response_.adapter().path(), "ink.safetensors");
+  EXPECT_EQ(response_.adapter().state(), v1::Adapter::STATE_ACTIVE);
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+}
+
+TEST_F(UploadTest, SameFileAgainIsFine) {
+  const std::string bytes = TinyLoraFile();
+  ASSERT_TRUE(Send({HeaderOf(bytes), Data(bytes)}).ok());
+  const grpc::Status status = Send({HeaderOf(bytes), Data(bytes)});
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(response_.already_loaded());
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+}
+
+TEST_F(UploadTest, OtherContentNeedsAllowReplace) {
+  ASSERT_TRUE(Send({HeaderOf(TinyLoraFile(1)), Data(TinyLoraFile(1))}).ok());
+  v1::UploadAdapterRequest header = HeaderOf(TinyLoraFile(2));
+  EXPECT_EQ(ReasonOf(Send({header, Data(TinyLoraFile(2))})),
+            "ADAPTER_CONFLICT");
+  header.mutable_header()->set_allow_replace(true);
+  EXPECT_TRUE(Send({header, Data(TinyLoraFile(2))}).ok());
+  EXPECT_EQ(response_.adapter().sha256(), header.header().sha256());
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+}
+
+TEST_F(UploadTest, FileThatIsNotLoadedIsNotOverwritten) {
+  daemon_.adapter_dir().Write("ink.safetensors", "the operator's own");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(TinyLoraFile()), Data(TinyLoraFile())})),
+            "ADAPTER_CONFLICT");
+  EXPECT_EQ(
+      std::filesystem::file_size(daemon_.adapter_dir().File("ink.safetensors")),
+      18u);
+}
+
+TEST_F(UploadTest, WhatIsWrongLeavesNothingBehind) {
+  const std::string bytes = TinyLoraFile();
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes)})), "ADAPTER_CORRUPT");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data(bytes.substr(1))})),
+            "ADAPTER_CORRUPT");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data(bytes + "x")})),
+            "ADAPTER_CORRUPT");
+  std::string other = bytes;
+  other.back() ^= 1;
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data(other)})),
+            "ADAPTER_VERSION_MISMATCH");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf("junk"), Data("junk")})),
+            "ADAPTER_CORRUPT");
+  EXPECT_THAT(Files(), IsEmpty());
+  EXPECT_TRUE(Send({HeaderOf(bytes), Data(bytes)}).ok());
+}
+
+TEST_F(UploadTest, ErrorsTellTheFilesOwnName) {
+  const std::string bytes =
+      AdapterFileBuilder()
+          .AddKohyaPair("lora_unet_nowhere", {2, 8}, {8, 2})
+          .Build();
+  const grpc::Status status = Send({HeaderOf(bytes), Data(bytes)});
+  EXPECT_EQ(ReasonOf(status), "ADAPTER_KEYS_UNMATCHED");
+  EXPECT_THAT(status.error_message(), HasSubstr("ink.safetensors"));
+  EXPECT_THAT(status.error_message(), Not(HasSubstr(".upload")));
+}
+
+TEST_F(UploadTest, MessagesOutOfOrderAreRefused) {
+  const std::string bytes = TinyLoraFile();
+  EXPECT_EQ(ReasonOf(Send({})), "INVALID_FIELD");
+  EXPECT_EQ(ReasonOf(Send({Data(bytes)})), "INVALID_FIELD");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), HeaderOf(bytes)})),
+            "INVALID_FIELD");
+  EXPECT_THAT(Files(), IsEmpty());
+}
+
+TEST_F(UploadTest, HeaderIsChecked) {
+  const auto refused = [this](const auto& change) {
+    v1::UploadAdapterRequest message = HeaderOf("x");
+    change(*message.mutable_header());
+    return ReasonOf(Send({message}));
+  };
+  EXPECT_EQ(refused([](auto& header) { header.set_name("../ink"); }),
+            "INVALID_FIELD");
+  EXPECT_EQ(refused([](auto& header) { header.clear_sha256(); }),
+            "INVALID_FIELD");
+  EXPECT_EQ(refused([](auto& header) { header.set_sha256("abc"); }),
+            "INVALID_FIELD");
+  EXPECT_EQ(refused([](auto& header) { header.set_size_bytes(0); }),
+            "INVALID_FIELD");
+  EXPECT_EQ(refused([](auto& header) { header.set_request_id("a\n"); }),
+            "INVALID_FIELD");
+  EXPECT_EQ(
+      refused([](auto& header) { header.set_size_bytes(uint64_t{1} << 63); }),
+      "ADAPTER_TOO_LARGE");
+}
+
+TEST_F(UploadTest, DisconnectLeavesNothingBehind) {
+  const std::string bytes = TinyLoraFile();
+  {
+    grpc::ClientContext context;
+    const auto writer = stub_->UploadAdapter(&context, &response_);
+    ASSERT_TRUE(writer->Write(HeaderOf(bytes)));
+    ASSERT_TRUE(writer->Write(Data(bytes.substr(1))));
+    while (Files().empty()) continue;  // until the server has it
+    context.TryCancel();
+    EXPECT_FALSE(writer->Finish().ok());
+  }
+  while (!Files().empty()) continue;
+  EXPECT_TRUE(Send({HeaderOf(bytes), Data(bytes)}).ok());
+}
+
+TEST_F(UploadTest, ClientSendsWholeFiles) {
+  const TempDir dir;
+  // More than a chunk.
+  const std::string path = dir.Write(
+      "my ink.safetensors",
+      AdapterFileBuilder()
+          .AddKohyaPair("lora_unet_down_blocks_0_attentions_0_transformer_"
+                        "blocks_0_attn1_to_q",
+                        {100'000, 8}, {8, 100'000})
+          .Build());
+  GraftClient client({.server = daemon_.address()});
+  v1::UploadAdapterHeader header;
+  header.set_name("ink");
+  const auto response = client.UploadAdapter(header, path);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->adapter().max_rank(), 100'000);
+  EXPECT_EQ(client.UploadAdapter(header, dir.File("nothing")).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST(UploadLeftoversTest, AreRemovedAtTheStart) {
+  const TempDir dir;
+  dir.Write(".upload-1.safetensors", "half");
+  dir.Write("ink.safetensors", "kept");
+  InProcessDaemon daemon(
+      [&](DaemonOptions& options) { options.adapter_dir = dir.path(); });
+  EXPECT_FALSE(std::filesystem::exists(dir.File(".upload-1.safetensors")));
+  EXPECT_TRUE(std::filesystem::exists(dir.File("ink.safetensors")));
+}
+
+TEST(UploadWithoutDirectoryTest, IsRefused) {
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.adapter_dir.clear(); });
+  const TempDir dir;
+  GraftClient client({.server = daemon.address()});
+  v1::UploadAdapterHeader header;
+  header.set_name("ink");
+  EXPECT_EQ(
+      ErrorReasonOf(client.UploadAdapter(header, dir.Write("a", TinyLoraFile()))
+                        .status()),
+      "ADAPTER_DIR_NOT_SET");
+}
+
+}  // namespace
+}  // namespace graft
