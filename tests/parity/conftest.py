@@ -41,9 +41,12 @@ def model(request, tmp_path_factory):
 
 @pytest.fixture
 def measure(pytestconfig):
-    """measure(what, difference, bound): keeps it for the table, checks it."""
-    def keep_and_check(what: str, difference: float, bound: float) -> None:
-        pytestconfig.stash[MEASURED][what, bound].append(difference)
+    """measure(what, difference, bound): keeps it for the table, checks it.
+    `reference` is the reference's own, where it has the same task."""
+    def keep_and_check(what: str, difference: float, bound: float,
+                       reference: float | None = None) -> None:
+        pytestconfig.stash[MEASURED][what, bound].append(
+            (difference, reference))
         assert difference <= bound, what
     return keep_and_check
 
@@ -52,8 +55,12 @@ def pytest_terminal_summary(terminalreporter, config):
     if not config.stash[MEASURED]:
         return
     terminalreporter.section("differences from the reference")
-    line = "{:<52} {:>6} {:>10} {:>8}".format
-    terminalreporter.write_line(line("what", "cases", "largest", "bound"))
+    line = "{:<60} {:>6} {:>10} {:>8} {:>12}".format
+    terminalreporter.write_line(
+        line("what", "cases", "largest", "bound", "reference's"))
     for (what, bound), values in config.stash[MEASURED].items():
-        terminalreporter.write_line(
-            line(what, len(values), f"{max(values):.2g}", f"{bound:.2g}"))
+        differences, references = zip(*values)
+        theirs = [value for value in references if value is not None]
+        terminalreporter.write_line(line(
+            what, len(values), f"{max(differences):.2g}", f"{bound:.2g}",
+            f"{max(theirs):.2g}" if theirs else ""))

@@ -9,17 +9,19 @@
 //   {"op": "unet_step", "in": F, "timestep": T, "out": F} "sample", "text" ->
 //                                                         "sample"
 //   {"op": "vae_decode", "in": F, "out": F}               "latents" -> "image"
-//   {"op": "weights", "out": F}      the live weights of U-Net and text encoder
 //   {"op": "image", "params": {...}, "out": F}            "rgb" [h, w, 3]
+//   {"op": "weights", "out": F}        all weights of U-Net and text encoder
+//   {"op": "digest"}                   -> {"ok": SHA-256 of the same}
 //   {"op": "noise", "scheduler": F, "seed": N, "shape": [...], "out": F}
 //   "noise"
 //   {"op": "schedules", "scheduler": F, "sampler": S, "steps": [...], "in": F}
 //       -> {"ok": [{"timesteps": [...], "latents": [...]} or {"error": ...}]}
 //
-// The five in the middle also take "model", "dtype" (default "float32") and
-// "adapters": [{"path": F, "unet_weight": W, "text_encoder_weight": W}, ...].
-// "image" runs the engine through its public interface, the others run its
-// parts.
+// The six in the middle also take "model", "dtype" (default "float32") and
+// "adapters": [{"path": F, "unet_weight": W, "text_encoder_weight": W}, ...],
+// where a PEFT folder may have a "component"; the last three of them "restore"
+// (default "undo_log"), and they run the engine through its public interface,
+// where the others run its parts.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -37,8 +39,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/adapters/adapter_parser.h"
 #include "server/adapters/adapter_source.h"
 #include "server/common/status_macros.h"
@@ -48,7 +50,8 @@
 #include "server/engine/torch_engine.h"
 #include "server/engine/torch_status.h"
 #include "server/engine/weights/adapter_switcher.h"
-#include "server/engine/weights/prepared_lora.h"
+#include "server/engine/weights/prepared_weights.h"
+#include "server/engine/weights/switch_pass.h"
 #include "server/safetensors/safetensors_file.h"
 #include "server/tokenizer/clip_tokenizer.h"
 #include "tests/parity/tensor_file.h"
@@ -66,6 +69,12 @@ absl::StatusOr<std::pair<at::ScalarType, ComputeDtype>> ParseDtype(
   return absl::InvalidArgumentError(absl::StrCat("dtype \"", name, "\""));
 }
 
+absl::StatusOr<RestoreMode> ParseRestore(const std::string& name) {
+  if (name == "undo_log") return RestoreMode::kUndoLog;
+  if (name == "backup") return RestoreMode::kBackup;
+  return absl::InvalidArgumentError(absl::StrCat("restore \"", name, "\""));
+}
+
 absl::StatusOr<at::Tensor> ReadTensor(const std::string& path,
                                       const std::string& name) {
   GRAFT_ASSIGN_OR_RETURN(Tensors tensors, ReadTensors(path));
@@ -75,9 +84,10 @@ absl::StatusOr<at::Tensor> ReadTensor(const std::string& path,
   return tensors[name];
 }
 
-// As AdapterStore reads a file.
-absl::StatusOr<AdapterWeights> ReadAdapter(const std::filesystem::path& path,
+// As AdapterStore reads a file or a PEFT folder.
+absl::StatusOr<AdapterWeights> ReadAdapter(const Json& job,
                                            const ModuleTable& modules) {
+  const std::filesystem::path path = job.at("path").get<std::string>();
   const AdapterSource source({.directory = path.parent_path()});
   const std::string name = path.filename();
   GRAFT_ASSIGN_OR_RETURN(const AdapterFile content, source.Read(name));
@@ -87,9 +97,11 @@ absl::StatusOr<AdapterWeights> ReadAdapter(const std::filesystem::path& path,
                              SafetensorsFile::Limits()));
   GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<AdapterParser> parser,
                          AdapterParser::Create(&modules));
-  GRAFT_ASSIGN_OR_RETURN(
-      ParsedAdapter parsed,
-      parser->Parse(file, name, content.sha256, AdapterParser::Options()));
+  AdapterParser::Options options;
+  options.component = job.value("component", "");
+  options.peft_config = content.peft_config;
+  GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed,
+                         parser->Parse(file, name, content.sha256, options));
   return std::move(parsed.weights);
 }
 
@@ -101,9 +113,8 @@ absl::StatusOr<AdapterSet> LoadAdapters(const Json& job,
                                         Prepare prepare) {
   AdapterSet set;
   for (const Json& adapter : job.value("adapters", Json::array())) {
-    GRAFT_ASSIGN_OR_RETURN(
-        const AdapterWeights weights,
-        ReadAdapter(adapter.at("path").get<std::string>(), modules));
+    GRAFT_ASSIGN_OR_RETURN(const AdapterWeights weights,
+                           ReadAdapter(adapter, modules));
     GRAFT_ASSIGN_OR_RETURN(PreparedAdapterPtr prepared, prepare(weights));
     set.push_back({std::move(prepared), adapter.at("unet_weight"),
                    adapter.at("text_encoder_weight")});
@@ -115,7 +126,9 @@ absl::StatusOr<AdapterSet> LoadAdapters(const Json& job,
 class Parts {
  public:
   explicit Parts(BaseModel model)
-      : model_(std::move(model)), switcher_(model_.store.get()) {}
+      : model_(std::move(model)),
+        switcher_(model_.store.get(), RestoreMode::kUndoLog,
+                  MakeSwitchPass(at::kCPU)) {}
 
   const BaseModel& model() const { return model_; }
 
@@ -125,8 +138,8 @@ class Parts {
         LoadAdapters(job, model_.modules,
                      [this](const AdapterWeights& weights)
                          -> absl::StatusOr<PreparedAdapterPtr> {
-                       return PreparedLora::Create(weights, *model_.store,
-                                                   adapter_bytes_);
+                       return PreparedWeights::Create(weights, *model_.store,
+                                                      adapter_bytes_);
                      }));
     return switcher_.SwitchTo(set).status();
   }
@@ -188,8 +201,12 @@ absl::StatusOr<Json> Noise(const Json& job) {
   GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Sampler> sampler,
                          MakeSampler(job.at("scheduler"), "ddim", 1));
   const std::vector<int64_t> shape = job.at("shape");
-  const LatentGeneration generation({}, 1.0, std::move(sampler), job.at("seed"),
-                                    shape, at::kCPU);
+  GenerationParams params;
+  params.seed = job.at("seed");
+  TextConditioning text;
+  text.positive = at::zeros({1, 1, 1});
+  const LatentGeneration generation(params, text, std::move(sampler), shape,
+                                    at::kCPU);
   GRAFT_RETURN_IF_ERROR(
       WriteTensors({{"noise", generation.latents()}}, job.at("out")));
   return Json(true);
@@ -222,9 +239,13 @@ absl::StatusOr<Tensors> UnetStep(const BaseModel& model, const Json& job) {
                          ReadTensor(job.at("in"), "sample"));
   GRAFT_ASSIGN_OR_RETURN(const at::Tensor text,
                          ReadTensor(job.at("in"), "text"));
+  const std::vector<double> timesteps(sample.size(0), job.at("timestep"));
   return Tensors{
-      {"sample", model.unet->Forward(sample, job.at("timestep"),
-                                     text.to(model.store->dtype()))}};
+      {"sample", model.unet->Forward(
+                     sample,
+                     std::vector<double>(static_cast<size_t>(sample.size(0)),
+                                         job.at("timestep").get<double>()),
+                     text.to(model.store->dtype()))}};
 }
 
 absl::StatusOr<Tensors> VaeDecode(const BaseModel& model, const Json& job) {
@@ -233,15 +254,7 @@ absl::StatusOr<Tensors> VaeDecode(const BaseModel& model, const Json& job) {
   return Tensors{{"image", model.vae->Forward(latents)}};
 }
 
-absl::StatusOr<Tensors> Weights(const BaseModel& model, const Json&) {
-  Tensors weights;
-  for (const auto& [name, tensor] : model.store->tensors()) {
-    if (!absl::StartsWith(name, "vae.")) weights[name] = tensor;
-  }
-  return weights;
-}
-
-// ---- Images -----------------------------------------------------------------
+// ---- The engine as a whole --------------------------------------------------
 
 GenerationParams ParseParams(const Json& json) {
   GenerationParams params;
@@ -256,13 +269,7 @@ GenerationParams ParseParams(const Json& json) {
   return params;
 }
 
-absl::StatusOr<Tensors> MakeImage(Engine& engine, const Json& job) {
-  GRAFT_ASSIGN_OR_RETURN(
-      const AdapterSet set,
-      LoadAdapters(job, engine.modules(), [&](const AdapterWeights& weights) {
-        return engine.Prepare(weights);
-      }));
-  GRAFT_RETURN_IF_ERROR(engine.SwitchAdapters(set).status());
+absl::StatusOr<Json> MakeImage(Engine& engine, const Json& job) {
   GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<Generation> generation,
                          engine.Begin(ParseParams(job.at("params"))));
   Generation* const batch[] = {generation.get()};
@@ -270,8 +277,20 @@ absl::StatusOr<Tensors> MakeImage(Engine& engine, const Json& job) {
     GRAFT_RETURN_IF_ERROR(engine.Step(batch));
   }
   GRAFT_ASSIGN_OR_RETURN(const Image image, engine.Finish(*generation));
-  return Tensors{{"rgb", at::tensor(at::ArrayRef<uint8_t>(image.rgb), at::kByte)
-                             .view({image.height, image.width, 3})}};
+  const at::Tensor rgb = at::tensor(at::ArrayRef<uint8_t>(image.rgb), at::kByte)
+                             .view({image.height, image.width, 3});
+  GRAFT_RETURN_IF_ERROR(WriteTensors({{"rgb", rgb}}, job.at("out")));
+  return Json(true);
+}
+
+absl::StatusOr<Json> ExportWeights(Engine& engine, const Json& job) {
+  GRAFT_RETURN_IF_ERROR(
+      engine.ExportWeights(job.at("out").get<std::string>(), /*metadata=*/{}));
+  return Json(true);
+}
+
+absl::StatusOr<Json> Digest(Engine& engine, const Json&) {
+  return Json(engine.WeightsSha256());
 }
 
 // ---- Jobs -------------------------------------------------------------------
@@ -283,19 +302,20 @@ class Probe {
     if (op == "tokens") return Tokens(job);
     if (op == "noise") return Noise(job);
     if (op == "schedules") return Schedules(job);
-    absl::StatusOr<Tensors> result =
-        absl::InvalidArgumentError(absl::StrCat("unknown op \"", op, "\""));
-    if (op == "image") {
+    if (const auto it = kOnEngine.find(op); it != kOnEngine.end()) {
       GRAFT_ASSIGN_OR_RETURN(Engine* const engine, GetEngine(job));
-      result = MakeImage(*engine, job);
-    } else if (const auto it = kOnParts.find(op); it != kOnParts.end()) {
+      GRAFT_RETURN_IF_ERROR(Switch(*engine, job));
+      return it->second(*engine, job);
+    }
+    if (const auto it = kOnParts.find(op); it != kOnParts.end()) {
       GRAFT_ASSIGN_OR_RETURN(Parts* const parts, GetParts(job));
       GRAFT_RETURN_IF_ERROR(parts->SwitchTo(job));
-      result = it->second(parts->model(), job);
+      GRAFT_ASSIGN_OR_RETURN(const Tensors result,
+                             it->second(parts->model(), job));
+      GRAFT_RETURN_IF_ERROR(WriteTensors(result, job.at("out")));
+      return Json(true);
     }
-    if (!result.ok()) return result.status();
-    GRAFT_RETURN_IF_ERROR(WriteTensors(*result, job.at("out")));
-    return Json(true);
+    return absl::InvalidArgumentError(absl::StrCat("unknown op \"", op, "\""));
   }
 
  private:
@@ -304,12 +324,28 @@ class Probe {
       {"text_embedding", TextEmbedding},
       {"unet_step", UnetStep},
       {"vae_decode", VaeDecode},
-      {"weights", Weights},
+  };
+  using OnEngine = absl::StatusOr<Json> (*)(Engine&, const Json&);
+  inline static const std::map<std::string, OnEngine> kOnEngine = {
+      {"image", MakeImage},
+      {"weights", ExportWeights},
+      {"digest", Digest},
   };
 
+  static absl::Status Switch(Engine& engine, const Json& job) {
+    GRAFT_ASSIGN_OR_RETURN(
+        const AdapterSet set,
+        LoadAdapters(job, engine.modules(), [&](const AdapterWeights& weights) {
+          return engine.Prepare(weights);
+        }));
+    return engine.SwitchAdapters(set).status();
+  }
+
   static std::string Key(const Json& job) {
-    return absl::StrCat(job.at("model").get<std::string>(), " ",
-                        job.value("dtype", "float32"));
+    return absl::StrJoin({job.at("model").get<std::string>(),
+                          job.value("dtype", std::string("float32")),
+                          job.value("restore", std::string("undo_log"))},
+                         " ");
   }
 
   absl::StatusOr<Parts*> GetParts(const Json& job) {
@@ -334,13 +370,15 @@ class Probe {
       options.model_dir = job.at("model");
       options.device = "cpu";
       options.dtype = dtype.second;
+      GRAFT_ASSIGN_OR_RETURN(options.restore,
+                             ParseRestore(job.value("restore", "undo_log")));
       options.threads = at::get_num_threads();
       GRAFT_ASSIGN_OR_RETURN(engine, CreateTorchEngine(options));
     }
     return engine.get();
   }
 
-  // By model and dtype.
+  // By Key().
   std::map<std::string, std::unique_ptr<Parts>> parts_;
   std::map<std::string, std::unique_ptr<Engine>> engines_;
 };

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 def adapters_of(members) -> list[dict]:
     """A job's "adapters": each (Adapter, U-Net weight, text encoder weight)."""
-    return [{"path": adapter.path, "unet_weight": unet,
-             "text_encoder_weight": text} for adapter, unet, text in members]
+    return [{"path": adapter.path, "component": adapter.component,
+             "unet_weight": unet, "text_encoder_weight": text}
+            for adapter, unet, text in members]
 
 
 class ProbeError(Exception):

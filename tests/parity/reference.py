@@ -12,7 +12,8 @@ from diffusers import (DDIMScheduler, DPMSolverMultistepScheduler,
 from diffusers.utils.peft_utils import set_weights_and_activate_adapters
 
 from reference_adapters import (Adapter, any_alpha, canonical, no_alpha,
-                                readable_alpha, write_kohya, write_peft)
+                                readable_alpha, varied_configs, write_kohya,
+                                write_peft)
 
 SAMPLERS = {
     "ddim": DDIMScheduler,
@@ -114,16 +115,15 @@ class AdaptedModel(ReferenceModel):
         super().__init__(folder)
         # Now: the loader renames what it wraps.
         self.base_weights = {
-            canonical(component, parameter): tensor.clone()
-            for component in ("unet", "text_encoder")
-            for parameter, tensor
-            in getattr(self.pipeline, component).state_dict().items()}
+            name: tensor.clone()
+            for name, tensor in network_weights(self.pipeline).items()}
         dtype, alpha_of, rslora = ADAPTERS[self.name]
         self.kohya = write_kohya(self.pipeline, "kohya", folder, dtype,
                                  alpha_of, seed=1)
         self.wild = write_kohya(self.pipeline, "wild", folder, dtype,
                                 any_alpha, seed=2)
-        self.peft = write_peft(self.pipeline, "peft", folder, rslora, seed=3)
+        self.peft = write_peft(self.pipeline, "peft", folder, 3,
+                               varied_configs(rslora))
 
     def adapter_sets(self) -> dict[str, list[Weighted]]:
         return {
@@ -133,20 +133,28 @@ class AdaptedModel(ReferenceModel):
             "mixed": [(self.kohya, 0.6, 0.9), (self.peft, 0.7, 0.5)],
         }
 
-    def merged_weights(self, members: Sequence[Weighted]
-                       ) -> dict[str, torch.Tensor]:
-        """In float64, from the factors alone; the modules that change."""
-        merged = {}
-        for adapter, unet_weight, text_weight in members:
-            for module, change in adapter.changes.items():
-                name = module + ".weight"
-                weight = (unet_weight if module.startswith("unet.")
-                          else text_weight)
-                if name not in merged:
-                    merged[name] = self.base_weights[name].double()
-                merged[name] = merged[name] + weight * change.delta().reshape(
-                    merged[name].shape)
-        return merged
+
+@torch.no_grad()
+def fused_weights(folder: pathlib.Path, dtype: torch.dtype, adapter: Adapter,
+                  strength: float) -> dict[str, torch.Tensor]:
+    """What the reference's own merge makes of the weights."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    pipeline.load_lora_weights(adapter.path.parent,
+                               weight_name=adapter.path.name)
+    components = ["unet"]
+    if hasattr(pipeline.text_encoder, "peft_config"):
+        components.append("text_encoder")
+    pipeline.fuse_lora(components, lora_scale=strength)
+    pipeline.unload_lora_weights()
+    return network_weights(pipeline)
+
+
+def network_weights(pipeline) -> dict[str, torch.Tensor]:
+    """Of U-Net and text encoder, by canonical parameter name."""
+    return {canonical(component, parameter): tensor
+            for component in ("unet", "text_encoder")
+            for parameter, tensor
+            in getattr(pipeline, component).state_dict().items()}
 
 
 def make_scheduler(sampler: str, config: dict):

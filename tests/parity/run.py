@@ -11,7 +11,8 @@ import os
 import pathlib
 import sys
 
-NEEDED = ("torch", "diffusers", "transformers", "peft", "safetensors", "pytest")
+NEEDED = ("torch", "diffusers", "transformers", "peft", "lycoris",
+          "safetensors", "pytest")
 
 
 def main() -> int:

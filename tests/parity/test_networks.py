@@ -1,4 +1,4 @@
-"""Tokens, noise, text embedding, one U-Net step, VAE decode, merged weights."""
+"""Tokens, noise, text embedding, one U-Net step, VAE decode."""
 
 import pytest
 import torch
@@ -89,55 +89,3 @@ def test_vae_decode(probe, model, measure, size):
                            model=model.folder)
     measure(f"{model.name}: VAE decode, relative",
             relative(actual["image"], model.vae_decode(latents)), 1e-4)
-
-
-# ---- Merged weights ---------------------------------------------------------
-
-def probe_weights(probe, model, dtype, members):
-    return probe.tensors("weights", model=model.folder, dtype=dtype,
-                         adapters=adapters_of(members))
-
-
-# What the sum in float32 may be wrong by.
-FLOAT32_ERROR = 2e-6
-
-
-def ulps(actual: torch.Tensor, expected: torch.Tensor) -> int:
-    """How many 16-bit values lie between them, at most, where the difference is
-    more than that of a sum in float32: close to 0 these values are denser."""
-    def ordered(x):
-        bits = x.view(torch.int16).int()
-        return torch.where(bits < 0, -32768 - bits, bits)
-    far = (actual.double() - expected.double()).abs() > FLOAT32_ERROR
-    return int(((ordered(actual) - ordered(expected)).abs() * far).max())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_merged_weights(probe, model, measure, dtype):
-    base = probe_weights(probe, model, dtype, [])
-    assert base.keys() == model.base_weights.keys()
-    for name, weight in model.base_weights.items():
-        assert torch.equal(base[name], weight.to(getattr(torch, dtype))), name
-
-    sets = [*model.adapter_sets().values(), [(model.wild, 0.9, -1.1)],
-            [(model.wild, 0.5, 0.5), (model.peft, 1.0, 0.0),
-             (model.kohya, 0.0, 1.0)]]
-    for members in sets:
-        actual = probe_weights(probe, model, dtype, members)
-        expected = model.merged_weights(members)
-        for name, weight in actual.items():
-            if name not in expected:
-                assert torch.equal(weight, base[name]), name
-            elif dtype == "float32":
-                measure(f"{model.name}: merged weight in float32, absolute",
-                        float((weight - expected[name]).abs().max()),
-                        FLOAT32_ERROR)
-            else:
-                # The base as this dtype holds it is what is merged into.
-                exact = (expected[name] - model.base_weights[name].double()
-                         + base[name].double())
-                measure(f"{model.name}: merged weight in {dtype}, ulp",
-                        ulps(weight, exact.to(weight.dtype)), 1)
-
-    restored = probe_weights(probe, model, dtype, [])
-    assert all(torch.equal(restored[name], base[name]) for name in base)
