@@ -188,8 +188,9 @@ absl::Status Daemon::LoadBackend() {
           .on_drift = [this](const absl::Status& status) { OnDrift(status); },
           .on_step =
               [this](const BatchReport& report) {
-                metrics_.OnStep(report, !scheduler_->resident().empty());
+                metrics_.OnStep(report, !owned_scheduler_->resident().empty());
               }});
+  owned_scheduler_ = scheduler_.get();
   loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads);
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),
@@ -215,7 +216,7 @@ void Daemon::OnDrift(const absl::Status& status) {
             {{"message", std::string(status.message())}});
   if (repairing_) return;
   repairing_ = true;
-  scheduler_->VerifyBaseWeights(
+  owned_scheduler_->VerifyBaseWeights(
       /*repair=*/true, [this](const absl::StatusOr<VerifyReport>& report) {
         repairing_ = false;
         OnRepaired(report);

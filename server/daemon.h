@@ -121,6 +121,9 @@ class Daemon {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<AdapterStore> store_;
   std::unique_ptr<RequestScheduler> scheduler_;
+  // The same, for the scheduler's own thread: it may call back while the
+  // scheduler is being destroyed and scheduler_ is empty already.
+  RequestScheduler* owned_scheduler_ = nullptr;
   std::unique_ptr<ThreadPoolExecutor> loader_;
   Backend backend_;
   std::unique_ptr<GrpcServer> server_;
