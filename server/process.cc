@@ -29,7 +29,11 @@ void ReexecWithPassiveOpenMp(char** argv) {
   if (std::getenv(kVariable) != nullptr) return;
   // Set before the exec: whatever happens, there is no second time.
   if (setenv(kVariable, "PASSIVE", 1) != 0) return;
-  execv("/proc/self/exe", argv);
+  // By its own path, which is what the process is then called.
+  std::error_code error;
+  const std::filesystem::path program =
+      std::filesystem::read_symlink("/proc/self/exe", error);
+  execv(error ? "/proc/self/exe" : program.c_str(), argv);
 }
 
 int64_t RaiseDescriptorLimit() {

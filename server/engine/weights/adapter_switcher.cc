@@ -1,7 +1,6 @@
 #include "server/engine/weights/adapter_switcher.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -90,30 +89,16 @@ TileRecord* Records(const at::Tensor& bytes) {
   return static_cast<TileRecord*>(bytes.data_ptr());
 }
 
-// f(i) for i in [0, count): side by side on the CPU, each by one thread, whose
-// bits do not depend on how many there are; in the device's order elsewhere.
-template <class F>
-void ForEach(at::Device device, size_t count, const F& f) {
-  const auto some = [&](int64_t begin, int64_t end) {
-    const c10::InferenceMode inference;
-    for (int64_t i = begin; i < end; ++i) f(static_cast<size_t>(i));
-  };
-  const auto end = static_cast<int64_t>(count);
-  if (device.is_cpu()) {
-    at::parallel_for(0, end, 1, some);
-  } else {
-    some(0, end);
-  }
-}
-
 }  // namespace
 
 AdapterSwitcher::AdapterSwitcher(const WeightStore* store, RestoreMode mode,
                                  std::unique_ptr<SwitchPass> pass)
     : store_(store), mode_(mode), pass_(std::move(pass)) {
   for (const auto& [name, live] : store->tensors()) AddParameter(name, live);
-  ForEach(store->device(), parameters_.size(), [this](size_t i) {
-    parameters_[i].checksums = Checksums(parameters_[i]);
+  for (Parameter& parameter : parameters_) {
+    parameter.checksums = Checksums(parameter);
+  }
+  pass_->ForEach(parameters_.size(), [this](size_t i) {
     parameters_[i].largest = LargestMagnitude(parameters_[i].live);
   });
 }
@@ -193,7 +178,7 @@ absl::StatusOr<AdapterSwitcher::StagedMap> AdapterSwitcher::Stage(
   work.old_log = side_;
   GRAFT_RETURN_IF_ERROR(pass_->Run(work));
 
-  ForEach(store_->device(), planned.size(), [&](size_t i) {
+  pass_->ForEach(planned.size(), [&](size_t i) {
     const PlannedParameter& target = *planned[i];
     Staged& staged = all.find(target.parameter)->second;
     const at::Tensor delta =

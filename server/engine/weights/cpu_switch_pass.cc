@@ -125,12 +125,12 @@ size_t WorstCaseLogBytes(absl::Span<const ParameterSwitch> parameters) {
 
 }  // namespace
 
-CpuSwitchPass::CpuSwitchPass() : kernels_(BestSwitchKernels()) {}
+CpuSwitchPass::CpuSwitchPass()
+    : kernels_(BestSwitchKernels()), pool_(at::get_num_threads()) {}
 
 void CpuSwitchPass::Reserve(int max_rank, int max_terms) {
-  const auto threads = static_cast<size_t>(at::get_num_threads());
-  if (scratch_.size() == threads && max_rank <= max_rank_ &&
-      max_terms <= max_terms_) {
+  const auto threads = static_cast<size_t>(pool_.threads());
+  if (!scratch_.empty() && max_rank <= max_rank_ && max_terms <= max_terms_) {
     return;
   }
   std::vector<std::unique_ptr<TileScratch>> scratch;
@@ -142,6 +142,11 @@ void CpuSwitchPass::Reserve(int max_rank, int max_terms) {
   scratch_ = std::move(scratch);
   max_rank_ = max_rank;
   max_terms_ = max_terms;
+}
+
+void CpuSwitchPass::ForEach(size_t count,
+                            const std::function<void(size_t)>& f) {
+  pool_.ForEach(count, f);
 }
 
 TileGrid CpuSwitchPass::Grid(const at::Tensor& parameter) const {
@@ -183,17 +188,15 @@ absl::Status CpuSwitchPass::Run(SwitchWork& work) {
       error.Set(StatusFromCurrentException());
     }
   };
-  // One parallel region for all; tiles are handed out one by one, as their
-  // costs differ and a thread may be slowed down by others.
-  const auto threads = static_cast<int64_t>(scratch_.size());
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      while (!error.failed()) {
-        const uint64_t number = next.fetch_add(1, std::memory_order_relaxed);
-        if (number >= num_tiles) break;
-        if (!work.todo.empty() && work.todo[number] == 0) continue;
-        run(number, *scratch_[static_cast<size_t>(thread)]);
-      }
+  // Tiles are handed out one by one, as their costs differ and a thread may be
+  // slowed down by others.
+  pool_.RunOnAll([&](int thread) {
+    TileScratch& scratch = *scratch_[static_cast<size_t>(thread)];
+    while (!error.failed()) {
+      const uint64_t number = next.fetch_add(1, std::memory_order_relaxed);
+      if (number >= num_tiles) break;
+      if (!work.todo.empty() && work.todo[number] == 0) continue;
+      run(number, scratch);
     }
   });
   return error.Take();
@@ -221,9 +224,10 @@ void CpuSwitchPass::Checksum(const at::Tensor& live, const TileGrid& grid,
                              uint64_t* sums) {
   const SwitchTileFunction run =
       kernels_.For(ToWeightDtype(live.scalar_type()));
-  at::parallel_for(0, grid.num_tiles(), 16, [&](int64_t begin, int64_t end) {
+  std::atomic<int64_t> next{0};
+  pool_.RunOnAll([&](int) {
     TileScratch scratch(1, 1);
-    for (int64_t tile = begin; tile < end; ++tile) {
+    for (int64_t tile = next++; tile < grid.num_tiles(); tile = next++) {
       // From the weights to the weights: the pass then only reads and sums.
       TileJob job;
       job.live = live.data_ptr();

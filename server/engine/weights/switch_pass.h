@@ -91,6 +91,12 @@ class SwitchPass {
   virtual int64_t log_bytes(int log) const = 0;
   virtual int64_t reserved_log_bytes(int log) const = 0;
 
+  // f(i) for i in [0, count), work on this device beside the passes: side by
+  // side on the CPU (ComputePool::ForEach), in order elsewhere.
+  virtual void ForEach(size_t count, const std::function<void(size_t)>& f) {
+    for (size_t i = 0; i < count; ++i) f(i);
+  }
+
   // BASE_WEIGHTS_DRIFT names a parameter whose W0 is not what was loaded; else
   // what `fault` or the device said. After an error some tiles are done and
   // others are as they were, as `work.done` tells.
