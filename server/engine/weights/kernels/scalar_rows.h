@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "server/engine/weights/kernels/switch_tile.h"
+#include "server/engine/weights/kernels/switch_tile_impl.h"
 #include "server/engine/weights/kernels/undo_codec.h"
 #include "server/engine/weights/kernels/weight_bits.h"
 
@@ -11,6 +12,19 @@
 // definition of what the hand-written ones must give.
 namespace graft {
 namespace {
+
+// A block's product in memory.
+struct StoredSums {
+  alignas(64) float values[kBlockSize] = {};
+
+  void Scale(float c) {
+    for (float& value : values) value *= c;
+  }
+  const float* Row(int i) const { return values + i * kBlockCols; }
+  void Store(float c, bool add, float* d) const {
+    Accumulate(values, c, add, d);
+  }
+};
 
 // `Convert` has Widen and Round over a row: the scalar ones, or hardware's.
 template <class Weight>

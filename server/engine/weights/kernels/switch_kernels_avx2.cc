@@ -43,9 +43,14 @@ __m256 LoadFactor(FactorFormat format, const void* data, int64_t i) {
 }
 
 struct Avx2 {
-  static void Product(FactorFormat format, int rank, const void* up,
-                      const void* down, float coefficient, bool add, float* d) {
+  using DeltaRow = const float*;
+  static DeltaRow LoadRow(const float* d) { return d; }
+
+  template <class Use>
+  static void WithProduct(FactorFormat format, int rank, const void* up,
+                          const void* down, Use use) {
     const auto* const up_values = static_cast<const float*>(up);
+    StoredSums stored;
     // 4 x 16 at a time: 8 accumulators of the 16 registers.
     for (int i0 = 0; i0 < kBlockRows; i0 += 4) {
       for (int j0 = 0; j0 < kBlockCols; j0 += 16) {
@@ -62,28 +67,25 @@ struct Avx2 {
             sums[i][1] = _mm256_fmadd_ps(factor, right, sums[i][1]);
           }
         }
-        const __m256 c = _mm256_set1_ps(coefficient);
         for (int i = 0; i < 4; ++i) {
-          for (int j = 0; j < 2; ++j) {
-            float* const to = d + (i0 + i) * kBlockCols + j0 + 8 * j;
-            _mm256_storeu_ps(
-                to, add ? _mm256_fmadd_ps(c, sums[i][j], _mm256_loadu_ps(to))
-                        : _mm256_mul_ps(c, sums[i][j]));
-          }
+          float* const to = stored.values + (i0 + i) * kBlockCols + j0;
+          _mm256_store_ps(to, sums[i][0]);
+          _mm256_store_ps(to + 8, sums[i][1]);
         }
       }
     }
+    use(stored);
   }
 
   template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, const float* d,
+  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
                          uint32_t valid, const int8_t*& codes,
                          typename Weight::Bits* w0) {
     ScalarRestoreRow<Weight, Convert<Weight>>(m, d, valid, codes, w0);
   }
 
   template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, const float* d,
+  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
                       uint32_t valid, typename Weight::Bits* m, int8_t* codes,
                       uint32_t& exceptions) {
     return ScalarMergeRow<Weight, Convert<Weight>>(w0, d, valid, m, codes,

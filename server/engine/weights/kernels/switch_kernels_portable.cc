@@ -8,9 +8,13 @@ namespace graft {
 namespace {
 
 struct Portable {
-  static void Product(FactorFormat format, int rank, const void* up,
-                      const void* down, float coefficient, bool add, float* d) {
-    float p[kBlockSize] = {};
+  using DeltaRow = const float*;
+  static DeltaRow LoadRow(const float* d) { return d; }
+
+  template <class Use>
+  static void WithProduct(FactorFormat format, int rank, const void* up,
+                          const void* down, Use use) {
+    StoredSums sums;
     for (int k = 0; k < rank; ++k) {
       float row[kBlockCols];
       for (int j = 0; j < kBlockCols; ++j) {
@@ -18,24 +22,24 @@ struct Portable {
       }
       for (int i = 0; i < kBlockRows; ++i) {
         const float factor = static_cast<const float*>(up)[k * kBlockRows + i];
+        float* const to = sums.values + i * kBlockCols;
         for (int j = 0; j < kBlockCols; ++j) {
-          p[i * kBlockCols + j] =
-              __builtin_fmaf(factor, row[j], p[i * kBlockCols + j]);
+          to[j] = __builtin_fmaf(factor, row[j], to[j]);
         }
       }
     }
-    Accumulate(p, coefficient, add, d);
+    use(sums);
   }
 
   template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, const float* d,
+  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
                          uint32_t valid, const int8_t*& codes,
                          typename Weight::Bits* w0) {
     ScalarRestoreRow<Weight, ScalarConvert<Weight>>(m, d, valid, codes, w0);
   }
 
   template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, const float* d,
+  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
                       uint32_t valid, typename Weight::Bits* m, int8_t* codes,
                       uint32_t& exceptions) {
     return ScalarMergeRow<Weight, ScalarConvert<Weight>>(w0, d, valid, m, codes,

@@ -117,12 +117,12 @@ GRAFT_INLINE __mmask32 HalfCandidates(__m512i m, __m512i r) {
 }
 
 template <class Weight>
-GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, const float* d,
+GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, Floats d,
                                  uint32_t valid, const int8_t*& codes,
                                  uint16_t* w0) {
   using Rounded = typename HalfConvert<Weight>::Rounded;
   const __m512i m = _mm512_loadu_si512(merged);
-  const __m512i r = Rounded(WidenRow<Weight>(merged) - LoadFloats(d)).Bits();
+  const __m512i r = Rounded(WidenRow<Weight>(merged) - d).Bits();
   const __mmask32 candidates = HalfCandidates<Weight>(m, r) & valid;
   const __m256i spread = _mm256_maskz_expand_epi8(
       candidates, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
@@ -131,12 +131,11 @@ GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, const float* d,
 }
 
 template <class Weight>
-GRAFT_INLINE int MergeHalfRow(const uint16_t* pristine, const float* delta,
+GRAFT_INLINE int MergeHalfRow(const uint16_t* pristine, Floats d,
                               uint32_t valid, uint16_t* merged, int8_t* codes,
                               uint32_t& exceptions) {
   using Rounded = typename HalfConvert<Weight>::Rounded;
   const __m512i w0 = _mm512_loadu_si512(pristine);
-  const Floats d = LoadFloats(delta);
   const Rounded sum(WidenRow<Weight>(pristine) + d);
   const __m512i m = sum.Bits();
   const __m512i r = Rounded(sum.Values() - d).Bits();
@@ -174,11 +173,10 @@ GRAFT_INLINE __mmask16 FloatCandidates(__m512 m, __m512 d, __m512 r) {
   return larger | tie;
 }
 
-GRAFT_INLINE void RestoreFloats(const uint32_t* merged, const float* delta,
+GRAFT_INLINE void RestoreFloats(const uint32_t* merged, __m512 d,
                                 __mmask16 valid, const int8_t*& codes,
                                 uint32_t* w0) {
   const __m512 m = _mm512_loadu_ps(merged);
-  const __m512 d = _mm512_loadu_ps(delta);
   const __m512 r = _mm512_sub_ps(m, d);
   const __mmask16 candidates = FloatCandidates(m, d, r) & valid;
   const __m128i spread = _mm_maskz_expand_epi8(
@@ -188,11 +186,10 @@ GRAFT_INLINE void RestoreFloats(const uint32_t* merged, const float* delta,
                                            _mm512_cvtepi8_epi32(spread)));
 }
 
-GRAFT_INLINE int MergeFloats(const uint32_t* pristine, const float* delta,
+GRAFT_INLINE int MergeFloats(const uint32_t* pristine, __m512 d,
                              __mmask16 valid, uint32_t* merged, int8_t* codes,
                              __mmask16& exceptions) {
   const __m512 w0 = _mm512_loadu_ps(pristine);
-  const __m512 d = _mm512_loadu_ps(delta);
   const __m512 m = _mm512_add_ps(w0, d);
   const __m512 r = _mm512_sub_ps(m, d);
   const __mmask16 candidates = FloatCandidates(m, d, r) & valid;
@@ -212,12 +209,23 @@ GRAFT_INLINE int MergeFloats(const uint32_t* pristine, const float* delta,
 
 // ---- Products ---------------------------------------------------------------
 
-struct Accumulators {
-  __m512 sums[kBlockRows][2];
+// A block of 8 x 32 in 16 registers.
+struct Sums {
+  __m512 values[kBlockRows][2];
 
-  Accumulators() {
-    for (auto& row : sums) row[0] = row[1] = _mm512_setzero_ps();
+  GRAFT_INLINE Sums() {
+    for (auto& row : values) row[0] = row[1] = _mm512_setzero_ps();
   }
+
+  GRAFT_INLINE void Scale(float coefficient) {
+    const __m512 c = _mm512_set1_ps(coefficient);
+    for (auto& row : values) {
+      row[0] = _mm512_mul_ps(c, row[0]);
+      row[1] = _mm512_mul_ps(c, row[1]);
+    }
+  }
+
+  GRAFT_INLINE Floats Row(int i) const { return {values[i][0], values[i][1]}; }
 
   void Store(float coefficient, bool add, float* d) const {
     const __m512 c = _mm512_set1_ps(coefficient);
@@ -225,8 +233,8 @@ struct Accumulators {
       for (int j = 0; j < 2; ++j) {
         float* const to = d + i * kBlockCols + 16 * j;
         _mm512_storeu_ps(
-            to, add ? _mm512_fmadd_ps(c, sums[i][j], _mm512_loadu_ps(to))
-                    : _mm512_mul_ps(c, sums[i][j]));
+            to, add ? _mm512_fmadd_ps(c, values[i][j], _mm512_loadu_ps(to))
+                    : _mm512_mul_ps(c, values[i][j]));
       }
     }
   }
@@ -248,11 +256,9 @@ GRAFT_INLINE __m512 LoadFactor(const void* data, int64_t i) {
 }
 
 template <FactorFormat kFormat>
-void FloatProduct(int rank, const void* up, const void* down, float coefficient,
-                  bool add, float* d) {
+GRAFT_INLINE Sums FloatProduct(int rank, const void* up, const void* down) {
   const auto* const up_values = static_cast<const float*>(up);
-  Accumulators accumulators;
-  auto& sums = accumulators.sums;
+  Sums sums;
   for (int k = 0; k < rank; ++k) {
     const __m512 left = LoadFactor<kFormat>(down, int64_t{k} * kBlockCols);
     const __m512 right =
@@ -260,49 +266,57 @@ void FloatProduct(int rank, const void* up, const void* down, float coefficient,
 #pragma GCC unroll 8
     for (int i = 0; i < kBlockRows; ++i) {
       const __m512 factor = _mm512_set1_ps(up_values[k * kBlockRows + i]);
-      sums[i][0] = _mm512_fmadd_ps(factor, left, sums[i][0]);
-      sums[i][1] = _mm512_fmadd_ps(factor, right, sums[i][1]);
+      sums.values[i][0] = _mm512_fmadd_ps(factor, left, sums.values[i][0]);
+      sums.values[i][1] = _mm512_fmadd_ps(factor, right, sums.values[i][1]);
     }
   }
-  accumulators.Store(coefficient, add, d);
+  return sums;
 }
 
 struct Avx512 {
-  static void Product(FactorFormat format, int rank, const void* up,
-                      const void* down, float coefficient, bool add, float* d) {
+  using DeltaRow = Floats;
+  static GRAFT_INLINE DeltaRow LoadRow(const float* d) { return LoadFloats(d); }
+
+  template <class Use>
+  static GRAFT_INLINE void WithProduct(FactorFormat format, int rank,
+                                       const void* up, const void* down,
+                                       Use use) {
     switch (format) {
-      case FactorFormat::kFloat32:
-        return FloatProduct<FactorFormat::kFloat32>(rank, up, down, coefficient,
-                                                    add, d);
-      case FactorFormat::kFloat16:
-        return FloatProduct<FactorFormat::kFloat16>(rank, up, down, coefficient,
-                                                    add, d);
-      default:
-        return FloatProduct<FactorFormat::kBFloat16>(rank, up, down,
-                                                     coefficient, add, d);
+      case FactorFormat::kFloat32: {
+        Sums sums = FloatProduct<FactorFormat::kFloat32>(rank, up, down);
+        return use(sums);
+      }
+      case FactorFormat::kFloat16: {
+        Sums sums = FloatProduct<FactorFormat::kFloat16>(rank, up, down);
+        return use(sums);
+      }
+      default: {
+        Sums sums = FloatProduct<FactorFormat::kBFloat16>(rank, up, down);
+        return use(sums);
+      }
     }
   }
 
   template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, const float* d,
-                         uint32_t valid, const int8_t*& codes,
-                         typename Weight::Bits* w0) {
+  static GRAFT_INLINE void RestoreRow(const typename Weight::Bits* m, Floats d,
+                                      uint32_t valid, const int8_t*& codes,
+                                      typename Weight::Bits* w0) {
     if constexpr (std::is_same_v<Weight, Float32Weight>) {
-      RestoreFloats(m, d, valid & 0xffff, codes, w0);
-      RestoreFloats(m + 16, d + 16, valid >> 16, codes, w0 + 16);
+      RestoreFloats(m, d.low, valid & 0xffff, codes, w0);
+      RestoreFloats(m + 16, d.high, valid >> 16, codes, w0 + 16);
     } else {
       RestoreHalfRow<Weight>(m, d, valid, codes, w0);
     }
   }
 
   template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, const float* d,
-                      uint32_t valid, typename Weight::Bits* m, int8_t* codes,
-                      uint32_t& exceptions) {
+  static GRAFT_INLINE int MergeRow(const typename Weight::Bits* w0, Floats d,
+                                   uint32_t valid, typename Weight::Bits* m,
+                                   int8_t* codes, uint32_t& exceptions) {
     if constexpr (std::is_same_v<Weight, Float32Weight>) {
       __mmask16 low, high;
-      int count = MergeFloats(w0, d, valid & 0xffff, m, codes, low);
-      count += MergeFloats(w0 + 16, d + 16, valid >> 16, m + 16, codes + count,
+      int count = MergeFloats(w0, d.low, valid & 0xffff, m, codes, low);
+      count += MergeFloats(w0 + 16, d.high, valid >> 16, m + 16, codes + count,
                            high);
       exceptions = low | (uint32_t{high} << 16);
       return count;

@@ -71,8 +71,8 @@ TileScratch::TileScratch(int max_rank, int max_terms)
     : up_panels(static_cast<size_t>(max_terms) * 4),
       old_codes(kMaxTileElements + kBlockSize),
       codes(kMaxTileElements + kBlockSize),
-      positions(kMaxTileElements),
-      values(kMaxTileElements),
+      positions(kMaxTileElements + 1),
+      values(kMaxTileElements + 1),
       packed(kMaxTileElements * (1 + sizeof(uint16_t) + sizeof(uint32_t))),
       panel_size_(static_cast<size_t>(max_rank) * kBlockRows),
       widened_up_panels_(panel_size_ * up_panels.size()) {}

@@ -12,20 +12,25 @@
 // The pass over one tile, for the files that compile it once per instruction
 // set. `Isa` supplies what is worth writing by hand:
 //
-//   // The block of up * down: `up` [rank][8] float32 (pairs: [rank / 2][8][2]
-//   // bfloat16), `down` of this column panel. Writes coefficient * P, or adds
-//   // it with one fused operation.
-//   static void Product(FactorFormat, int rank, const void* up,
-//                       const void* down, float coefficient, bool add,
-//                       float* d);
+//   // A row of 32 elements of D, in registers or as a pointer.
+//   using DeltaRow = ...;
+//   static DeltaRow LoadRow(const float* d);
+//   // Calls use(sums) with the block up * down, [8][32], summed in float32:
+//   //   void Scale(float c);             c * sum from now on
+//   //   DeltaRow Row(int i);
+//   //   void Store(float c, bool add, float* d);   d = c * sum, or d += it
+//   // with one fused operation. `up` is [rank][8] float32 (pairs:
+//   // [rank / 2][8][2] bfloat16), `down` this column panel.
+//   template <class Use> static void WithProduct(
+//       FactorFormat, int rank, const void* up, const void* down, Use use);
 //   // One row of 32: W0 from the merged weights, the codes read from `codes`.
 //   template <class Weight> static void RestoreRow(
-//       const Bits* m, const float* d, uint32_t valid, const int8_t*& codes,
+//       const Bits* m, DeltaRow d, uint32_t valid, const int8_t*& codes,
 //       Bits* w0);
 //   // One row of 32: the merged weights, `codes` and `exceptions` of its log;
 //   // returns how many codes.
 //   template <class Weight> static int MergeRow(
-//       const Bits* w0, const float* d, uint32_t valid, Bits* m, int8_t* codes,
+//       const Bits* w0, DeltaRow d, uint32_t valid, Bits* m, int8_t* codes,
 //       uint32_t& exceptions);
 //
 // Everything here has internal linkage, in an anonymous namespace, as each file
@@ -113,6 +118,15 @@ inline const void* DownPanel(const LowRankFactors& factors, int64_t panel) {
   return static_cast<const uint16_t*>(factors.down) + panel * size;
 }
 
+// D of a block that lies in memory, row by row.
+template <class Isa>
+struct StoredDelta {
+  const float* d;
+  GRAFT_INLINE typename Isa::DeltaRow Row(int i) const {
+    return Isa::LoadRow(d + i * kBlockCols);
+  }
+};
+
 // d = c * p, or d = c * p + d in one operation.
 inline void Accumulate(const float* p, float c, bool add, float* d) {
   if (add) {
@@ -150,6 +164,26 @@ class DeltaBlocks {
         PreparePanel(term.second, index++);
       }
     }
+  }
+
+  // Calls rows(delta), where delta.Row(i) is row i of D. The product of the
+  // usual adapter, one of low rank, never leaves the registers.
+  template <class Rows>
+  GRAFT_INLINE void Visit(int64_t col, Rows rows) {
+    if (terms_.size() == 1 && terms_[0].kind == DeltaTerm::Kind::kLowRank) {
+      const LowRankFactors& factors = terms_[0].first;
+      Isa::WithProduct(
+          factors.format, factors.rank, scratch_.up_panels[first_panel_],
+          DownPanel(factors, col / kBlockCols),
+          [&](auto& sums) __attribute__((always_inline)) {
+            sums.Scale(terms_[0].coefficient);
+            rows(sums);
+          });
+      return;
+    }
+    alignas(64) float d[kBlockSize];
+    Fill(col, d);
+    rows(StoredDelta<Isa>{d});
   }
 
   // `d`: [8][32].
@@ -194,8 +228,10 @@ class DeltaBlocks {
 
   void Product(const LowRankFactors& factors, int index, int64_t col,
                float coefficient, bool add, float* d) {
-    Isa::Product(factors.format, factors.rank, scratch_.up_panels[index],
-                 DownPanel(factors, col / kBlockCols), coefficient, add, d);
+    Isa::WithProduct(
+        factors.format, factors.rank, scratch_.up_panels[index],
+        DownPanel(factors, col / kBlockCols),
+        [&](const auto& sums) { sums.Store(coefficient, add, d); });
   }
 
   int RowsHere() const {
@@ -436,26 +472,34 @@ class TileSwitch {
 
   template <class Extent>
   void Restore(const Bits* live, int64_t col, const Extent& extent, Bits* w0) {
-    alignas(64) float d[kBlockSize];
-    old_delta_.Fill(col, d);
-    alignas(64) Bits staged[kBlockSize];
-    const Bits* from = live;
-    int64_t stride = job_.cols;
-    if constexpr (!Extent::kWhole) {
-      std::memset(staged, 0, sizeof(staged));
-      CopyBlock(live, stride, staged, kBlockCols, extent);
-      from = staged;
-      stride = kBlockCols;
+    if constexpr (Extent::kWhole) {
+      old_delta_.Visit(
+          col, [&](const auto& d) __attribute__((always_inline)) {
+            RestoreRows(live, job_.cols, d, extent, w0);
+          });
+    } else {
+      alignas(64) float d[kBlockSize];
+      old_delta_.Fill(col, d);
+      alignas(64) Bits staged[kBlockSize] = {};
+      CopyBlock(live, job_.cols, staged, kBlockCols, extent);
+      RestoreRows(staged, kBlockCols, StoredDelta<Isa>{d}, extent, w0);
     }
+    reader_.PatchBlock(block_, w0);
+    if (extent.cols < kBlockCols) ClearPadding(extent, w0);
+  }
+
+  template <class Delta, class Extent>
+  GRAFT_INLINE void RestoreRows(const Bits* merged, int64_t stride,
+                                const Delta& d, const Extent& extent,
+                                Bits* w0) {
     const int8_t* codes = reader_.codes();
+#pragma GCC unroll 8
     for (int i = 0; i < extent.rows; ++i) {
-      Isa::template RestoreRow<Weight>(from + i * stride, d + i * kBlockCols,
+      Isa::template RestoreRow<Weight>(merged + i * stride, d.Row(i),
                                        extent.valid(), codes,
                                        w0 + i * kBlockCols);
     }
     reader_.set_codes(codes);
-    reader_.PatchBlock(block_, w0);
-    if (extent.cols < kBlockCols) ClearPadding(extent, w0);
   }
 
   // What lies beyond the last column must be zero for the checksum.
@@ -468,43 +512,56 @@ class TileSwitch {
 
   template <class Extent>
   void Merge(const Bits* w0, int64_t col, const Extent& extent, Bits* live) {
-    alignas(64) float d[kBlockSize];
-    new_delta_.Fill(col, d);
-    alignas(64) Bits staged[kBlockSize];
-    Bits* to = live;
-    int64_t stride = job_.cols;
-    if constexpr (!Extent::kWhole) {
-      to = staged;
-      stride = kBlockCols;
-    }
-    int8_t* const first_code = scratch_.codes.data() + scratch_.num_codes;
-    int8_t* next_code = first_code;
-    uint32_t exceptions[kBlockRows] = {};
-    uint32_t any_exception = 0;
-    for (int i = 0; i < extent.rows; ++i) {
-      next_code += Isa::template MergeRow<Weight>(
-          w0 + i * kBlockCols, d + i * kBlockCols, extent.valid(),
-          to + i * stride, next_code, exceptions[i]);
-      any_exception |= exceptions[i];
-    }
-    if constexpr (!Extent::kWhole) {
+    if constexpr (Extent::kWhole) {
+      new_delta_.Visit(
+          col, [&](const auto& d) __attribute__((always_inline)) {
+            MergeRows(w0, d, extent, live, job_.cols);
+          });
+    } else {
+      alignas(64) float d[kBlockSize];
+      new_delta_.Fill(col, d);
+      alignas(64) Bits staged[kBlockSize];
+      MergeRows(w0, StoredDelta<Isa>{d}, extent, staged, kBlockCols);
       CopyBlock(static_cast<const Bits*>(staged), kBlockCols, live, job_.cols,
                 extent);
     }
-    if (!job_.keep_log) return;
-    scratch_.num_codes += static_cast<uint32_t>(next_code - first_code);
-    for (int i = 0; any_exception != 0 && i < extent.rows; ++i) {
-      AddExceptions(exceptions[i], i, w0 + i * kBlockCols);
-    }
   }
 
-  void AddExceptions(uint32_t exceptions, int row, const Bits* w0) {
-    for (; exceptions != 0; exceptions &= exceptions - 1) {
-      const int lane = __builtin_ctz(exceptions);
-      scratch_.positions[scratch_.num_exceptions] =
-          static_cast<uint16_t>(block_ * kBlockSize + row * kBlockCols + lane);
-      scratch_.values[scratch_.num_exceptions++] = w0[lane];
+  template <class Delta, class Extent>
+  GRAFT_INLINE void MergeRows(const Bits* w0, const Delta& d,
+                              const Extent& extent, Bits* to, int64_t stride) {
+    int8_t* const first_code = scratch_.codes.data() + scratch_.num_codes;
+    int8_t* next_code = first_code;
+    alignas(8) uint32_t exceptions[kBlockRows] = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < extent.rows; ++i) {
+      next_code += Isa::template MergeRow<Weight>(
+          w0 + i * kBlockCols, d.Row(i), extent.valid(), to + i * stride,
+          next_code, exceptions[i]);
     }
+    if (!job_.keep_log) return;
+    scratch_.num_codes += static_cast<uint32_t>(next_code - first_code);
+    AddExceptions(exceptions, w0);
+  }
+
+  // Every other block or so has an exception, in no order that a processor
+  // could foresee: the first of two rows is written whether or not it is one,
+  // and a branch is left to the rest.
+  void AddExceptions(const uint32_t* rows, const Bits* w0) {
+    uint32_t count = scratch_.num_exceptions;
+    for (int i = 0; i < kBlockRows; i += 2) {
+      uint64_t left = rows[i] | (uint64_t{rows[i + 1]} << kBlockCols);
+      do {
+        const uint32_t at = static_cast<uint32_t>(
+            i * kBlockCols + __builtin_ctzll(left | (uint64_t{1} << 63)));
+        scratch_.positions[count] =
+            static_cast<uint16_t>(block_ * kBlockSize + at);
+        scratch_.values[count] = w0[at];
+        count += left != 0;
+        left &= left - 1;
+      } while (__builtin_expect(left != 0, 0));
+    }
+    scratch_.num_exceptions = count;
   }
 
   const TileJob& job_;
