@@ -58,14 +58,16 @@ TensorDtype ToTensorDtype(at::ScalarType dtype) {
 class TorchEngine : public Engine {
  public:
   TorchEngine(BaseModel model, Samplers samplers, EngineInfo info,
-              const EngineOptions& options)
+              const EngineOptions& options, SwitchFault fault)
       : model_(std::move(model)),
         samplers_(std::move(samplers)),
         info_(std::move(info)),
         model_dir_(options.model_dir),
         adapter_bytes_(std::make_shared<std::atomic<int64_t>>(0)),
         switcher_(model_.store.get(), options.restore,
-                  MakeSwitchPass(model_.store->device())) {}
+                  MakeSwitchPass(model_.store->device())) {
+    switcher_.SetFaultForTesting(std::move(fault));
+  }
 
   const EngineInfo& info() const override { return info_; }
   const ModuleTable& modules() const override { return model_.modules; }
@@ -358,7 +360,8 @@ absl::StatusOr<EngineInfo> MakeInfo(const BaseModel& model,
   return info;
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options) {
+absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options,
+                                             SwitchFault fault) {
   const c10::InferenceMode inference;
   at::set_num_threads(
       options.threads > 0
@@ -379,14 +382,20 @@ absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options) {
   GRAFT_ASSIGN_OR_RETURN(EngineInfo info,
                          MakeInfo(model, samplers, device, options.restore));
   return std::make_unique<TorchEngine>(std::move(model), std::move(samplers),
-                                       std::move(info), options);
+                                       std::move(info), options,
+                                       std::move(fault));
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateTorchEngine(
     const EngineOptions& options) {
-  return CatchTorchErrors([&] { return Load(options); });
+  return CreateTorchEngineForTesting(options, nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateTorchEngineForTesting(
+    const EngineOptions& options, SwitchFault fault) {
+  return CatchTorchErrors([&] { return Load(options, std::move(fault)); });
 }
 
 }  // namespace graft

@@ -3,17 +3,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <map>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "server/common/sha256.h"
 #include "server/safetensors/safetensors_file.h"
 #include "tests/testing/random_weights.h"
@@ -46,7 +49,8 @@ class TorchEngineTest
     return NewEngine(std::get<1>(GetParam()));
   }
 
-  std::unique_ptr<Engine> NewEngine(RestoreMode restore) const {
+  std::unique_ptr<Engine> NewEngine(RestoreMode restore,
+                                    SwitchFault fault = nullptr) const {
     EngineOptions options;
     options.model_dir = folder_.path();
     // tests/gpu/run.sh runs the same tests on a GPU.
@@ -55,7 +59,7 @@ class TorchEngineTest
     options.dtype = std::get<0>(GetParam());
     options.restore = restore;
     options.threads = 1;
-    auto engine = CreateTorchEngine(options);
+    auto engine = CreateTorchEngineForTesting(options, std::move(fault));
     EXPECT_THAT(engine.status(), IsOk());
     return *std::move(engine);
   }
@@ -129,6 +133,26 @@ SetRecipe RandomRecipe(size_t kinds, std::mt19937& random) {
   return recipe;
 }
 
+// Fails at one of the next moments at which a switch can.
+class SwitchSaboteur {
+ public:
+  // The n-th moment from now, counted from 0, fails.
+  void Arm(int n) { left_ = n + 1; }
+  // Whether it did; disarmed afterwards.
+  bool Disarm() { return left_.exchange(0) < 0; }
+
+  SwitchFault fault() {
+    return [this](absl::string_view phase, const std::string& name) {
+      if (left_ <= 0 || --left_ > 0) return;
+      left_ = -1;
+      throw std::runtime_error(absl::StrCat("injected at ", phase, " ", name));
+    };
+  }
+
+ private:
+  std::atomic<int> left_{0};
+};
+
 AdapterSet MakeSet(const SetRecipe& recipe,
                    const std::vector<PreparedAdapterPtr>& adapters) {
   AdapterSet set;
@@ -139,10 +163,13 @@ AdapterSet MakeSet(const SetRecipe& recipe,
 }
 
 // Promise 1 and 2: after every one of many random switches between sets of all
-// kinds of adapters, refused ones among them, the weights are those of a fresh
-// engine that made one switch to that set, and they are where they were.
+// kinds of adapters, refused ones and failures half-way among them, the weights
+// are those of a fresh engine that made one switch to that set, and they are
+// where they were.
 TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
-  const std::unique_ptr<Engine> engine = NewEngine();
+  SwitchSaboteur saboteur;
+  const std::unique_ptr<Engine> engine =
+      NewEngine(std::get<1>(GetParam()), saboteur.fault());
   const std::vector<RandomWeightsOptions> kinds = AllKinds();
   std::vector<PreparedAdapterPtr> adapters;
   for (const RandomWeightsOptions& kind : kinds) {
@@ -180,6 +207,7 @@ TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
   };
 
   SetRecipe resident;
+  int failures = 0;
   for (int n = 0; n < NumSwitches(); ++n) {
     const SetRecipe& recipe = recipes[random() % recipes.size()];
     AdapterSet set = MakeSet(recipe, adapters);
@@ -188,12 +216,20 @@ TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
       ASSERT_THAT(engine->SwitchAdapters(set).status(),
                   HasReason(ErrorReason::kAdapterNonFinite));
     } else {
-      ASSERT_THAT(engine->SwitchAdapters(set).status(), IsOk());
-      resident = recipe;
+      if (n % 10 == 5) saboteur.Arm(static_cast<int>(random() % 200));
+      const absl::Status status = engine->SwitchAdapters(set).status();
+      if (saboteur.Disarm()) {
+        ++failures;
+        ASSERT_THAT(status, HasReason(ErrorReason::kInternal));
+      } else {
+        ASSERT_THAT(status, IsOk());
+        resident = recipe;
+      }
     }
     ASSERT_EQ(engine->WeightsSha256(), expect(resident)) << "switch " << n;
   }
   EXPECT_GT(expected.size(), 40u);
+  EXPECT_GT(failures, NumSwitches() / 25);
   EXPECT_EQ(engine->AddressesSha256(), addresses);
   const auto verified = engine->VerifyBaseWeights(/*repair=*/false);
   ASSERT_THAT(verified.status(), IsOk());
