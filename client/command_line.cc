@@ -73,15 +73,19 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
 std::vector<std::unique_ptr<Command>> AddCommands(CLI::App& app) {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(MakeGenerateCommand(app));
-  CLI::App* const adapter =
-      app.add_subcommand("adapter", "Load, upload, list and unload adapters");
+  CLI::App* const adapter = app.add_subcommand(
+      "adapter", "Load, upload, list, pin and unload adapters");
   adapter->require_subcommand(1);
   commands.push_back(MakeAdapterLoadCommand(*adapter));
   commands.push_back(MakeAdapterUploadCommand(*adapter));
   commands.push_back(MakeAdapterListCommand(*adapter));
   commands.push_back(MakeAdapterUnloadCommand(*adapter));
+  commands.push_back(MakeAdapterPinCommand(*adapter));
+  commands.push_back(MakeAdapterUnpinCommand(*adapter));
   commands.push_back(MakeInfoCommand(app));
+  commands.push_back(MakeStatusCommand(app));
   commands.push_back(MakeVerifyCommand(app));
+  commands.push_back(MakeDrainCommand(app));
   return commands;
 }
 

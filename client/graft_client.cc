@@ -154,6 +154,16 @@ absl::StatusOr<v1::UnloadAdapterResponse> GraftClient::UnloadAdapter(
   return response;
 }
 
+absl::StatusOr<v1::Adapter> GraftClient::UpdateAdapter(
+    const v1::UpdateAdapterRequest& request) {
+  v1::Adapter adapter;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return adapters_->UpdateAdapter(&context, request, &adapter);
+  });
+  if (!status.ok()) return status;
+  return adapter;
+}
+
 absl::StatusOr<std::vector<v1::Adapter>> GraftClient::ListAdapters() {
   std::vector<v1::Adapter> adapters;
   v1::ListAdaptersRequest request;
@@ -177,6 +187,28 @@ absl::StatusOr<v1::ServerInfo> GraftClient::GetServerInfo() {
   });
   if (!status.ok()) return status;
   return info;
+}
+
+absl::StatusOr<v1::ServerLoad> GraftClient::GetLoad() {
+  v1::ServerLoad load;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return admin_->GetLoad(&context, v1::GetLoadRequest(), &load);
+  });
+  if (!status.ok()) return status;
+  return load;
+}
+
+absl::StatusOr<uint32_t> GraftClient::Drain(
+    const v1::DrainRequest& request,
+    const std::function<void(uint32_t)>& on_left) {
+  v1::DrainResponse response;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    const auto reader = admin_->Drain(&context, request);
+    while (reader->Read(&response)) on_left(response.requests());
+    return reader->Finish();
+  });
+  if (!status.ok()) return status;
+  return response.requests();
 }
 
 absl::StatusOr<v1::VerifyBaseWeightsResponse> GraftClient::VerifyBaseWeights(

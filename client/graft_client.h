@@ -3,6 +3,7 @@
 
 #include <grpcpp/channel.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -68,9 +69,16 @@ class GraftClient {
       v1::UploadAdapterHeader header, const std::string& path);
   absl::StatusOr<v1::UnloadAdapterResponse> UnloadAdapter(
       const v1::UnloadAdapterRequest& request);
+  absl::StatusOr<v1::Adapter> UpdateAdapter(
+      const v1::UpdateAdapterRequest& request);
   // All pages.
   absl::StatusOr<std::vector<v1::Adapter>> ListAdapters();
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
+  absl::StatusOr<v1::ServerLoad> GetLoad();
+  // Calls `on_left` with the number of requests that are left whenever it
+  // changes; returns the last one.
+  absl::StatusOr<uint32_t> Drain(const v1::DrainRequest& request,
+                                 const std::function<void(uint32_t)>& on_left);
   absl::StatusOr<v1::VerifyBaseWeightsResponse> VerifyBaseWeights(
       const v1::VerifyBaseWeightsRequest& request);
 

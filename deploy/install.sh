@@ -7,7 +7,8 @@
 #
 #   deploy/install.sh            what building and running needs
 #   deploy/install.sh --tests    and what the tests need: the reference
-#                                implementation (diffusers, peft) with full torch
+#                                implementation (diffusers, peft) with full torch,
+#                                and promtool
 #   deploy/install.sh --no-torch no LibTorch: you bring your own through
 #                                CMAKE_PREFIX_PATH
 #
@@ -67,6 +68,22 @@ if ((${#missing[@]} > 0)); then
   "${run[@]}" apt-get update -qq
   DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq \
     --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Prometheus' tool, which checks metrics and alert rules. Installing its package
+# would start a server on this machine, so only the program is taken out of it.
+if $with_tests && ! command -v promtool >/dev/null && ! [ -x build/deps/bin/promtool ]; then
+  echo "fetching promtool"
+  (
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    mkdir -p build/deps/bin
+    cd "$folder"
+    # As oneself: apt's own user cannot write into the folder.
+    apt-get -o APT::Sandbox::User=root download -qq prometheus
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$OLDPWD/build/deps/bin/promtool"
+  )
 fi
 
 venv=build/deps/venv

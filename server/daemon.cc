@@ -51,11 +51,14 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
                            Authenticator::Create(options.token_file));
     daemon->hooks_ = WithAuthentication(std::move(daemon->hooks_),
                                         daemon->authenticator_.get());
+  } else if (!options.transport.tls.client_ca.empty()) {
+    daemon->hooks_ = WithCertificates(std::move(daemon->hooks_));
   }
   const RpcEnvironment environment{
       .hooks = &daemon->hooks_,
       .clock = &daemon->clock_,
       .state = &daemon->state_,
+      .drain = [raw = daemon.get()] { raw->BeginDrain(); },
       .write_timeout = options.transport.write_timeout};
   GRAFT_ASSIGN_OR_RETURN(daemon->server_,
                          GrpcServer::Start(options.transport, environment));
@@ -77,7 +80,14 @@ Daemon::~Daemon() {
   state_.SetDraining();
   if (load_thread_.joinable()) load_thread_.join();
   server_->StopServing();
+  const absl::Time drain_began = clock_.Now();
   if (scheduler_ != nullptr) scheduler_->Drain(options_.exit_timeout);
+  // Loads that were admitted finish, too, unless the time is over: then gRPC
+  // cancels their calls.
+  if (loader_ != nullptr) {
+    loader_->WaitUntilIdle(options_.exit_timeout -
+                           (clock_.Now() - drain_began));
+  }
   server_->Shutdown(kLastWordsGrace);
   // Requests that wait for adapters: the scheduler refuses them now, and they
   // tell the service, which must still be there.
@@ -186,6 +196,10 @@ absl::Status Daemon::LoadBackend() {
           .max_queued_requests = options_.limits.max_queued_requests,
           .max_queued_work = options_.limits.max_queued_work,
           .on_drift = [this](const absl::Status& status) { OnDrift(status); },
+          .on_verified =
+              [this](const absl::StatusOr<VerifyReport>& report) {
+                metrics_.OnVerified(report);
+              },
           .on_step =
               [this](const BatchReport& report) {
                 metrics_.OnStep(report, !owned_scheduler_->resident().empty());
@@ -203,6 +217,13 @@ absl::Status Daemon::LoadBackend() {
               .autoload = options_.autoload};
   metrics_.SetBackend(&backend_);
   return absl::OkStatus();
+}
+
+void Daemon::BeginDrain() {
+  if (!state_.draining()) GRAFT_LOG(kInfo, "draining; the process stays");
+  state_.SetDraining();
+  server_->StopServing();
+  scheduler_->StopAdmitting();
 }
 
 void Daemon::OnDrift(const absl::Status& status) {

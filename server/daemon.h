@@ -92,6 +92,10 @@ class Daemon {
   // Waits for RequestStop; false if it has not come after `timeout`.
   bool AwaitStop(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Refuses new requests and says NOT_SERVING, for good. REQUIRES: the base
+  // model is loaded, and the server not being destroyed.
+  void BeginDrain();
+
   // The base's weights turned out to differ from what was loaded
   // (BASE_WEIGHTS_DRIFT), or to be intact again (OK): says so in health, and
   // has damage repaired. Owner thread of the scheduler.

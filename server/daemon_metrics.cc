@@ -1,6 +1,5 @@
 #include "server/daemon_metrics.h"
 
-#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
 #include <prometheus/family.h>
@@ -8,21 +7,20 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
-#include <atomic>
 #include <exception>
-#include <map>
+#include <set>
 #include <utility>
-#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "server/adapters/adapter_info.h"
+#include "absl/synchronization/mutex.h"
 #include "server/common/error.h"
 #include "server/common/version.h"
+#include "server/daemon_collector.h"
 
 namespace graft {
 namespace {
 
-using Labels = std::map<std::string, std::string>;
 using Buckets = prometheus::Histogram::BucketBoundaries;
 template <typename Metric>
 using Family = prometheus::Family<Metric>;
@@ -52,103 +50,30 @@ std::string CodeName(const absl::Status& status) {
   return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
 }
 
-prometheus::MetricFamily MakeGauge(const char* name, const char* help) {
-  prometheus::MetricFamily family;
-  family.name = name;
-  family.help = help;
-  family.type = prometheus::MetricType::Gauge;
-  return family;
+// What a verification found, as a label.
+const char* VerifyResult(const absl::StatusOr<VerifyReport>& report) {
+  if (!report.ok()) return "error";
+  if (report->differing.empty()) return "intact";
+  return report->unrepaired.empty() ? "repaired" : "damaged";
 }
 
-void AddValue(prometheus::MetricFamily& family, double value,
-              const Labels& labels = {}) {
-  prometheus::ClientMetric& metric = family.metric.emplace_back();
-  for (const auto& [name, text] : labels) {
-    metric.label.push_back({name, text});
-  }
-  metric.gauge.value = value;
-}
-
-}  // namespace
-
-// Reads the state of the backend whenever somebody asks.
-class DaemonMetrics::BackendCollector : public prometheus::Collectable {
+// The first kMax different names as they are, then "_other", which is no
+// adapter's name: a label with any number of values would fill Prometheus'
+// memory. Thread-safe.
+class BoundedNames {
  public:
-  void SetBackend(const Backend* backend) { backend_ = backend; }
-
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    const Backend* const backend = backend_;
-    if (backend == nullptr) return {};
-    std::vector<prometheus::MetricFamily> families;
-    AddLoad(backend->scheduler->load(), families);
-    AddMemory(backend->engine->memory(), families);
-    AddAdapters(backend->adapters->List(), families);
-    AddModel(backend->engine->info(), families);
-    return families;
+  std::string Label(const std::string& name) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    if (names_.size() < DaemonMetrics::kMaxAdapterNames) names_.insert(name);
+    return names_.count(name) > 0 ? name : "_other";
   }
 
  private:
-  using Families = std::vector<prometheus::MetricFamily>;
-
-  static void AddLoad(const SchedulerLoad& load, Families& families) {
-    AddValue(families.emplace_back(MakeGauge("graft_requests_running",
-                                             "Requests that have begun")),
-             load.running);
-    AddValue(families.emplace_back(
-                 MakeGauge("graft_requests_waiting",
-                           "Requests that were accepted and have not begun")),
-             load.waiting);
-    AddValue(families.emplace_back(MakeGauge(
-                 "graft_backlog_seconds",
-                 "Until all that was accepted is done, as far as known")),
-             Seconds(load.backlog));
-    prometheus::MetricFamily& merged = families.emplace_back(
-        MakeGauge("graft_adapter_merged",
-                  "1 for each adapter that is merged into the weights"));
-    for (const AppliedAdapter& adapter : load.resident) {
-      AddValue(merged, 1, {{"adapter", adapter.name}});
-    }
-  }
-
-  static void AddMemory(const MemoryUsage& memory, Families& families) {
-    prometheus::MetricFamily& bytes = families.emplace_back(MakeGauge(
-        "graft_memory_bytes", "Bytes on the device, by what they hold"));
-    const auto add = [&bytes](const char* kind, int64_t value) {
-      AddValue(bytes, static_cast<double>(value), {{"kind", kind}});
-    };
-    add("base", memory.base_bytes);
-    add("restore", memory.restore_bytes);
-    add("restore_reserved", memory.restore_reserved_bytes);
-    add("adapters", memory.adapter_bytes);
-  }
-
-  static void AddAdapters(const std::vector<AdapterInfo>& adapters,
-                          Families& families) {
-    AddValue(families.emplace_back(
-                 MakeGauge("graft_adapters_loaded",
-                           "Adapters that are loaded or being unloaded")),
-             static_cast<double>(adapters.size()));
-    prometheus::MetricFamily& loaded = families.emplace_back(
-        MakeGauge("graft_adapter_loaded", "1 for each loaded adapter"));
-    for (const AdapterInfo& adapter : adapters) {
-      AddValue(loaded, 1, {{"adapter", adapter.name}});
-    }
-  }
-
-  static void AddModel(const EngineInfo& info, Families& families) {
-    AddValue(families.emplace_back(
-                 MakeGauge("graft_model_info", "What is served; always 1")),
-             1,
-             {{"model", EscapeUntrusted(info.model_name)},
-              {"family", std::string(BaseFamilyName(info.family))},
-              {"device", info.device},
-              {"dtype", info.dtype},
-              {"restore", info.restore},
-              {"base_sha256", info.base_sha256}});
-  }
-
-  std::atomic<const Backend*> backend_{nullptr};
+  absl::Mutex mu_;
+  std::set<std::string> names_ ABSL_GUARDED_BY(mu_);
 };
+
+}  // namespace
 
 // The metrics that are kept, and who serves them.
 struct DaemonMetrics::Instruments {
@@ -171,8 +96,8 @@ struct DaemonMetrics::Instruments {
 
   const std::shared_ptr<prometheus::Registry> registry =
       std::make_shared<prometheus::Registry>();
-  const std::shared_ptr<BackendCollector> backend =
-      std::make_shared<BackendCollector>();
+  const std::shared_ptr<DaemonCollector> backend =
+      std::make_shared<DaemonCollector>();
 
   Family<prometheus::Counter>& requests = AddCounter(
       "graft_requests_total", "RPCs that have ended, by method and code");
@@ -205,13 +130,21 @@ struct DaemonMetrics::Instruments {
       AddHistogram("graft_adapter_switch_duration_seconds",
                    "Of switches that changed the weights")
           .Add({}, StepBuckets());
-  Family<prometheus::Counter>& loads =
-      AddCounter("graft_adapter_loads_total", "Adapter loads, by result");
+  Family<prometheus::Counter>& adapter_requests = AddCounter(
+      "graft_adapter_requests_total",
+      "Generations that began, by each adapter of theirs; after the first 1000 "
+      "names, adapter is _other");
+  BoundedNames adapter_names;
   prometheus::Histogram& load_duration =
-      AddHistogram("graft_adapter_load_duration_seconds", "Of adapter loads")
+      AddHistogram("graft_adapter_load_duration_seconds",
+                   "Of LoadAdapter and UploadAdapter")
           .Add({}, RequestBuckets());
   Family<prometheus::Counter>& unloads =
       AddCounter("graft_adapter_unloads_total", "Adapter unloads, by result");
+  Family<prometheus::Counter>& verifications =
+      AddCounter("graft_base_weights_verifications_total",
+                 "Verifications of the base's weights, by result: intact, "
+                 "repaired, damaged, error");
   prometheus::Counter& drifts =
       AddCounter("graft_base_weights_drifts_total",
                  "Times that the base's weights were found damaged")
@@ -283,19 +216,21 @@ void DaemonMetrics::OnRpc(const RpcContext& rpc, const absl::Status& status,
       .Increment();
   m.request_duration.Add({{"method", rpc.method}}, RequestBuckets())
       .Observe(Seconds(duration));
-  const char* const result = status.ok() ? "ok" : "error";
   if (rpc.method == "LoadAdapter" || rpc.method == "UploadAdapter") {
-    m.loads.Add({{"result", result}}).Increment();
     m.load_duration.Observe(Seconds(duration));
   } else if (rpc.method == "UnloadAdapter") {
-    m.unloads.Add({{"result", result}}).Increment();
+    m.unloads.Add({{"result", status.ok() ? "ok" : "error"}}).Increment();
   }
 }
 
 void DaemonMetrics::OnGenerated(const absl::Status& status,
                                 const GenerationSummary& summary) {
-  if (!status.ok()) return;  // the times of a part say nothing
   Instruments& m = *instruments_;
+  for (const AppliedAdapter& adapter : summary.adapters) {
+    m.adapter_requests.Add({{"adapter", m.adapter_names.Label(adapter.name)}})
+        .Increment();
+  }
+  if (!status.ok()) return;  // the times of a part say nothing
   const GenerationTimings& timings = summary.timings;
   m.images.Increment(static_cast<double>(summary.seeds.size()));
   m.queue_time.Observe(Seconds(timings.queue));
@@ -322,6 +257,11 @@ void DaemonMetrics::OnStep(const BatchReport& report, bool merged) {
   if (changed) {
     m.switch_duration.Observe(Seconds(report.adapter_switch.duration));
   }
+}
+
+void DaemonMetrics::OnVerified(const absl::StatusOr<VerifyReport>& report) {
+  instruments_->verifications.Add({{"result", VerifyResult(report)}})
+      .Increment();
 }
 
 void DaemonMetrics::OnDrift(const absl::Status& status) {

@@ -1,10 +1,12 @@
 #ifndef GRAFT_SERVER_DAEMON_METRICS_H_
 #define GRAFT_SERVER_DAEMON_METRICS_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/rpc/rpc_context.h"
 #include "server/rpc/serving_state.h"
@@ -18,6 +20,9 @@ namespace graft {
 // but the names of loaded adapters. Thread-safe.
 class DaemonMetrics {
  public:
+  // Adapters that have a value of their own in labels.
+  static constexpr size_t kMaxAdapterNames = 1000;
+
   DaemonMetrics();
   ~DaemonMetrics();  // as StopListening
   DaemonMetrics(const DaemonMetrics&) = delete;
@@ -43,12 +48,14 @@ class DaemonMetrics {
   // A step of the device was made. `merged`: adapters are, now.
   void OnStep(const BatchReport& report, bool merged);
 
+  // The base's weights were verified.
+  void OnVerified(const absl::StatusOr<VerifyReport>& report);
+
   // What is known of the base's weights has changed.
   void OnDrift(const absl::Status& status);
 
  private:
   struct Instruments;
-  class BackendCollector;
 
   void OnRpc(const RpcContext& rpc, const absl::Status& status,
              absl::Duration duration);

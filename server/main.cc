@@ -49,7 +49,8 @@ ABSL_FLAG(std::string, tls_key, "",
 ABSL_FLAG(
     std::string, tls_client_ca, "",
     "PEM file with certificate authorities: clients need a certificate of "
-    "one of them (mutual TLS). Empty: they need none");
+    "one of them (mutual TLS); without --token_file its name is the tenant, "
+    "who may call everything. Empty: they need none");
 ABSL_FLAG(
     std::string, token_file, "",
     "File with the bearer tokens that clients may call with, a line each: "

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
@@ -28,12 +29,36 @@ absl::string_view StateName(v1::Adapter::State state) {
   }
 }
 
+absl::string_view ResidencyName(v1::Adapter::Residency residency) {
+  switch (residency) {
+    case v1::Adapter::RESIDENCY_DISK:
+      return "disk";
+    case v1::Adapter::RESIDENCY_HOST:
+      return "host";
+    case v1::Adapter::RESIDENCY_DEVICE:
+      return "device";
+    default:
+      return "unknown";
+  }
+}
+
+// "device, pinned, merged".
+std::string WhereText(const v1::Adapter& adapter) {
+  return absl::StrCat(ResidencyName(adapter.residency()),
+                      adapter.pinned() ? ", pinned" : "",
+                      adapter.merged() ? ", merged" : "");
+}
+
 void PrintJson(const std::vector<v1::Adapter>& adapters, std::ostream& out) {
   Json list = Json::array();
   for (const v1::Adapter& adapter : adapters) {
     list.push_back(
         {{"name", adapter.name()},
          {"state", std::string(StateName(adapter.state()))},
+         {"residency", std::string(ResidencyName(adapter.residency()))},
+         {"pinned", adapter.pinned()},
+         {"merged", adapter.merged()},
+         {"in_flight", adapter.in_flight()},
          {"sha256", adapter.sha256()},
          {"path", adapter.path()},
          {"format", adapter.format()},
@@ -63,13 +88,14 @@ void PrintTable(const std::vector<v1::Adapter>& adapters, std::ostream& out) {
     width = std::max(width, adapter.name().size());
   }
   const int columns = static_cast<int>(width);
-  out << absl::StreamFormat("%-*s  %-9s  %-10s  %4s  %7s  %10s  %-12s  %s\n",
-                            columns, "NAME", "STATE", "ALGORITHM", "RANK",
-                            "TARGETS", "SIZE", "SHA256", "TRIGGERS");
+  out << absl::StreamFormat(
+      "%-*s  %-9s  %-22s  %-10s  %4s  %7s  %10s  %-12s  %s\n", columns, "NAME",
+      "STATE", "WHERE", "ALGORITHM", "RANK", "TARGETS", "SIZE", "SHA256",
+      "TRIGGERS");
   for (const v1::Adapter& adapter : adapters) {
     out << absl::StreamFormat(
-        "%-*s  %-9s  %-10s  %4d  %7d  %10s  %-12s  %s\n", columns,
-        adapter.name(), StateName(adapter.state()),
+        "%-*s  %-9s  %-22s  %-10s  %4d  %7d  %10s  %-12s  %s\n", columns,
+        adapter.name(), StateName(adapter.state()), WhereText(adapter),
         absl::StrJoin(adapter.algorithms(), "+"), adapter.max_rank(),
         adapter.unet_targets() + adapter.text_encoder_targets(),
         FormatBytes(adapter.size_bytes()), adapter.sha256().substr(0, 12),

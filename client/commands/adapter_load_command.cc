@@ -25,6 +25,8 @@ class AdapterLoadCommand : public Command {
                    "Take it even if some of its keys do not fit the base");
     app_->add_flag("--replace", allow_replace_,
                    "Replace other content that is loaded under this name");
+    app_->add_flag("--pin", pin_,
+                   "Keep it on the device, and let nobody unload it");
   }
 
   bool called() const override { return app_->parsed(); }
@@ -36,6 +38,7 @@ class AdapterLoadCommand : public Command {
     request.set_component(component_);
     request.set_allow_partial(allow_partial_);
     request.set_allow_replace(allow_replace_);
+    request.set_pinned(pin_);
     const absl::StatusOr<v1::LoadAdapterResponse> response =
         client.LoadAdapter(request);
     if (response.ok()) PrintLoaded(*response, console.out);
@@ -49,6 +52,7 @@ class AdapterLoadCommand : public Command {
   std::string component_;
   bool allow_partial_ = false;
   bool allow_replace_ = false;
+  bool pin_ = false;
 };
 
 }  // namespace

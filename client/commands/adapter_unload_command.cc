@@ -13,6 +13,12 @@ class AdapterUnloadCommand : public Command {
       : app_(adapter.add_subcommand(
             "unload", "Forget an adapter, when no request uses it any more")) {
     app_->add_option("NAME", name_, "Its name")->required();
+    CLI::Option* const force =
+        app_->add_flag("--force", force_,
+                       "End the requests that use it, do not wait for them");
+    app_->add_flag("--if-unused", only_if_unused_,
+                   "Fail if a request uses it, do not wait")
+        ->excludes(force);
   }
 
   bool called() const override { return app_->parsed(); }
@@ -20,6 +26,8 @@ class AdapterUnloadCommand : public Command {
   absl::Status Run(GraftClient& client, const Console& console) override {
     v1::UnloadAdapterRequest request;
     request.set_name(name_);
+    request.set_force(force_);
+    request.set_only_if_unused(only_if_unused_);
     const absl::StatusOr<v1::UnloadAdapterResponse> response =
         client.UnloadAdapter(request);
     if (response.ok()) {
@@ -32,6 +40,8 @@ class AdapterUnloadCommand : public Command {
  private:
   CLI::App* const app_;
   std::string name_;
+  bool force_ = false;
+  bool only_if_unused_ = false;
 };
 
 }  // namespace

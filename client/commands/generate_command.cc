@@ -33,6 +33,7 @@ struct GenerateOptions {
   uint32_t width = 0;
   uint32_t height = 0;
   uint32_t count = 1;
+  uint32_t preview_interval = 0;
   std::string out = "graft.png";
   bool json = false;
 };
@@ -54,6 +55,7 @@ absl::StatusOr<v1::GenerateImageRequest> ToRequest(
   request.set_height(options.height);
   request.set_sampler(options.sampler);
   request.set_count(options.count);
+  request.set_preview_interval(options.preview_interval);
   if (options.steps) request.set_steps(*options.steps);
   if (options.guidance) request.set_guidance_scale(*options.guidance);
   uint64_t seed = 0;
@@ -77,6 +79,12 @@ std::vector<std::string> FileNames(const std::string& out, size_t count) {
     names.push_back(name.string());
   }
   return names;
+}
+
+// Of a preview of image `index`: FILE.preview.png.
+std::string PreviewName(const std::string& out, size_t count, size_t index) {
+  std::filesystem::path path(FileNames(out, count)[index]);
+  return path.replace_extension("preview.png").string();
 }
 
 // Better now than after minutes of work.
@@ -194,6 +202,10 @@ class GenerateCommand : public Command {
     app_->add_option("--count", options_.count,
                      "Images; image i has seed + i and goes to FILE-i.png")
         ->capture_default_str();
+    app_->add_option("--preview_interval", options_.preview_interval,
+                     "Every so many steps write what the image may become, "
+                     "small and rough, to FILE.preview.png; 0: never")
+        ->capture_default_str();
     app_->add_option("--out", options_.out,
                      "Where to save; a file that is there is overwritten")
         ->capture_default_str()
@@ -215,15 +227,28 @@ class GenerateCommand : public Command {
       request->set_steps(info->defaults().steps());
     }
     ProgressBar bar(console, options_.count);
-    const absl::StatusOr<GraftClient::Generated> generated = client.Generate(
-        *request,
-        [&bar](const v1::GenerateImageResponse& event) { bar.Show(event); });
+    absl::Status preview_status;
+    const absl::StatusOr<GraftClient::Generated> generated =
+        client.Generate(*request, [&](const v1::GenerateImageResponse& event) {
+          bar.Show(event);
+          if (event.has_preview()) {
+            preview_status.Update(SavePreview(event.preview()));
+          }
+        });
     bar.Clear();
     if (!generated.ok()) return generated.status();
+    if (!preview_status.ok()) return preview_status;
     return Save(*generated, console);
   }
 
  private:
+  absl::Status SavePreview(const v1::Preview& preview) const {
+    if (preview.image_index() >= options_.count) return absl::OkStatus();
+    return WriteFile(
+        PreviewName(options_.out, options_.count, preview.image_index()),
+        preview.png());
+  }
+
   absl::Status Save(const GraftClient::Generated& generated,
                     const Console& console) const {
     const std::vector<std::string> files =

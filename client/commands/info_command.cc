@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/commands/command.h"
+#include "client/merged_adapters.h"
 
 namespace graft {
 namespace {
@@ -31,18 +32,6 @@ Json LimitsJson(const v1::ServerLimits& limits) {
           {"max_schedule_ranges", limits.max_schedule_ranges()}};
 }
 
-Json ResidentJson(const v1::ServerInfo& info) {
-  Json resident = Json::array();
-  for (const v1::ResidentAdapter& adapter : info.resident()) {
-    resident.push_back(
-        {{"name", adapter.name()},
-         {"sha256", adapter.sha256()},
-         {"weight", AsWritten(adapter.weight())},
-         {"text_encoder_weight", AsWritten(adapter.text_encoder_weight())}});
-  }
-  return resident;
-}
-
 Json VersionsJson(const v1::ServerInfo& info) {
   Json versions = Json::object();
   for (const char* const name : {"graft", "torch", "grpc", "protobuf"}) {
@@ -62,7 +51,7 @@ void PrintJson(const v1::ServerInfo& info, std::ostream& out) {
       {"restore", info.restore()},
       {"base_sha256", info.base_sha256()},
       {"prediction_type", info.prediction_type()},
-      {"resident", ResidentJson(info)},
+      {"resident", MergedAdaptersJson(info.resident())},
       {"memory",
        {{"base_bytes", info.memory().base_bytes()},
         {"restore_bytes", info.memory().restore_bytes()},
@@ -83,16 +72,6 @@ void PrintJson(const v1::ServerInfo& info, std::ostream& out) {
   out << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
 }
 
-std::string DescribeResident(const v1::ServerInfo& info) {
-  if (info.resident().empty()) return "the base alone";
-  return absl::StrJoin(
-      info.resident(), ", ",
-      [](std::string* out, const v1::ResidentAdapter& adapter) {
-        absl::StrAppend(out, adapter.name(), "=",
-                        FormatFloat(adapter.weight()));
-      });
-}
-
 void PrintText(const v1::ServerInfo& info, std::ostream& out) {
   const v1::GenerationDefaults& defaults = info.defaults();
   const v1::ServerLimits& limits = info.limits();
@@ -101,7 +80,7 @@ void PrintText(const v1::ServerInfo& info, std::ostream& out) {
       << "sha256     " << info.base_sha256() << "\n"
       << "device     " << info.device() << " (" << info.device_name() << "), "
       << info.dtype() << "\n"
-      << "merged     " << DescribeResident(info) << "\n"
+      << "merged     " << DescribeMergedAdapters(info.resident()) << "\n"
       << "memory     base " << FormatBytes(info.memory().base_bytes())
       << ", restore (" << info.restore() << ") "
       << FormatBytes(info.memory().restore_bytes()) << " and "

@@ -179,6 +179,16 @@ AdapterCache::Place AdapterCache::Locate(const AdapterContent& content) const {
           entry.device_bytes};
 }
 
+AdapterCache::Counts AdapterCache::counts() const {
+  absl::ReaderMutexLock lock(&mu_);
+  Counts counts;
+  for (const auto& [content, entry] : entries_) {
+    ++counts.host;
+    if (entry.prepared != nullptr) ++counts.device;
+  }
+  return counts;
+}
+
 int64_t AdapterCache::evictions() const {
   absl::ReaderMutexLock lock(&mu_);
   return evictions_;

@@ -87,6 +87,13 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   };
   Place Locate(const AdapterContent& content) const ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Contents in host memory, and how many of them are prepared.
+  struct Counts {
+    int64_t host = 0;
+    int64_t device = 0;
+  };
+  Counts counts() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // How often something prepared was dropped to make room.
   int64_t evictions() const ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -127,7 +127,7 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
     absl::MutexLock lock(&mu_);
     const auto active = Find(info.name, AdapterState::kActive);
     if (active != records_.end()) {
-      info.pinned = active->second.info.pinned;
+      info.pinned = info.pinned || active->second.info.pinned;
       former = StartUnload(active, nullptr);
     }
     const auto loaded = records_.find(std::pair(info.name, id));

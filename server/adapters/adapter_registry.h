@@ -55,8 +55,8 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // The load `id` has succeeded: requests get `content` from now on, described
-  // by `info` (state, times, counts and pin are set here). What was active
-  // under the name is unloaded, and its pin goes over to this one. `stamp` is
+  // by `info` (state, times and counts are set here). What was active under
+  // the name is unloaded, and its pin goes over to this one. `stamp` is
   // that of its file. `handle`, if not null, becomes one of it. Returns what
   // Get would.
   AdapterInfo Activate(int64_t id, AdapterInfo info, AdapterContentPtr content,

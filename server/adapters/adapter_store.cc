@@ -203,10 +203,16 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadFor(
       Satisfies(active->report, request)) {
     const bool asked = cause == LoadCause::kAsked && !request.validate_only;
     registry_->Confirm(name, file.stamp, asked);
-    return LoadResult{*active, true};
+    if (!request.pinned || request.validate_only) {
+      return LoadResult{*active, true};
+    }
+    GRAFT_ASSIGN_OR_RETURN(AdapterInfo pinned,
+                           registry_->SetPinned(name, true));
+    return LoadResult{std::move(pinned), true};
   }
   AdapterInfo info = DescribeFile(file, name, request);
   info.autoloaded = cause != LoadCause::kAsked;
+  info.pinned = request.pinned;
   if (request.validate_only) {
     GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed, Parse(file, request));
     info.report = std::move(parsed.report);
@@ -293,11 +299,6 @@ void AdapterStore::Unload(absl::string_view name, UnloadMode mode,
   if (!refusal.ok()) done(refusal);
 }
 
-void AdapterStore::Unload(absl::string_view name, bool wait, UnloadDone done) {
-  Unload(name, wait ? UnloadMode::kWait : UnloadMode::kOnlyIfUnused,
-         std::move(done));
-}
-
 absl::StatusOr<AdapterInfo> AdapterStore::SetPinned(absl::string_view name,
                                                     bool pinned) {
   return registry_->SetPinned(name, pinned);
@@ -313,20 +314,22 @@ std::vector<AdapterInfo> AdapterStore::List() const {
 
 absl::StatusOr<AdapterHandle> AdapterStore::Acquire(absl::string_view name,
                                                     absl::string_view sha256) {
-  return registry_->Acquire(name, sha256);
+  absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
+  if (handle.ok() && handle->resident()) ++hits_;
+  return handle;
 }
 
 absl::StatusOr<AdapterHandle> AdapterStore::AcquireResident(
     absl::string_view name, absl::string_view sha256) {
   absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
-  const bool hit = handle.ok() && handle->resident();
+  const bool was_resident = handle.ok() && handle->resident();
   if (GetErrorReason(handle.status()) == ErrorReason::kAdapterNotFound &&
       options_.autoload && IsValidAdapterId(name)) {
     handle = Autoload(name, sha256);
   }
   GRAFT_RETURN_IF_ERROR(handle.status());
   GRAFT_RETURN_IF_ERROR(handle->MakeResident());
-  ++(hit ? hits_ : misses_);
+  if (!was_resident) ++misses_;
   return handle;
 }
 
@@ -395,6 +398,7 @@ void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
 }
 
 AdapterStoreStats AdapterStore::stats() const {
+  const AdapterCache::Counts counts = cache_->counts();
   return {.loads = loads_,
           .loads_repeated = loads_repeated_,
           .loads_failed = loads_failed_,
@@ -402,8 +406,12 @@ AdapterStoreStats AdapterStore::stats() const {
           .device_evictions = cache_->evictions(),
           .hits = hits_,
           .misses = misses_,
+          .host_adapters = counts.host,
+          .device_adapters = counts.device,
           .host_bytes = cache_->host().used(),
-          .device_bytes = cache_->device().used()};
+          .device_bytes = cache_->device().used(),
+          .max_host_bytes = options_.max_host_bytes,
+          .max_device_bytes = options_.max_device_bytes};
 }
 
 }  // namespace graft

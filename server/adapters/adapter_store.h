@@ -33,10 +33,15 @@ struct AdapterStoreStats {
   int64_t loads_failed = 0;
   int64_t host_evictions = 0;    // autoloaded adapters unloaded for room
   int64_t device_evictions = 0;  // dropped from the device for room
-  int64_t hits = 0;              // AcquireResident: it was on the device
-  int64_t misses = 0;            // it had to be prepared or loaded first
+  int64_t hits = 0;              // Acquire: it was on the device
+  int64_t misses = 0;  // AcquireResident: it had to be prepared or loaded first
+  // Contents, however many names they have: in host memory, and prepared.
+  int64_t host_adapters = 0;
+  int64_t device_adapters = 0;
   int64_t host_bytes = 0;
-  int64_t device_bytes = 0;  // until the engine, too, has let go of them
+  int64_t device_bytes = 0;    // until the engine, too, has let go of them
+  int64_t max_host_bytes = 0;  // 0: no limit
+  int64_t max_device_bytes = 0;
 };
 
 // Knows which adapters are loaded, how they are named and who uses them, and
@@ -81,6 +86,7 @@ class AdapterStore {
     bool allow_partial = false;  // take what fits, report the rest
     bool validate_only = false;  // check everything, keep nothing
     bool allow_replace = false;  // other content under this name gives way
+    bool pinned = false;         // SetPinned, if it is loaded already, too
   };
 
   struct LoadResult {
@@ -146,8 +152,6 @@ class AdapterStore {
   // already; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight") for
   // kOnlyIfUnused when handles live. After an error nothing has changed.
   void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
-  // kWait or kOnlyIfUnused.
-  void Unload(absl::string_view name, bool wait, UnloadDone done);
 
   // While an adapter is pinned it cannot be unloaded, and what is prepared of
   // it stays on the device. A pin goes over to what replaces the adapter.

@@ -23,6 +23,14 @@ void ThreadPoolExecutor::Run(std::function<void()> job) {
   jobs_.push_back(std::move(job));
 }
 
+bool ThreadPoolExecutor::WaitUntilIdle(absl::Duration timeout) {
+  const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return jobs_.empty() && running_ == 0;
+  };
+  absl::MutexLock lock(&mu_);
+  return mu_.AwaitWithTimeout(absl::Condition(&idle), timeout);
+}
+
 void ThreadPoolExecutor::Work() {
   while (true) {
     std::function<void()> job;
@@ -35,8 +43,12 @@ void ThreadPoolExecutor::Work() {
       if (jobs_.empty()) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();
+      ++running_;
     }
     job();
+    job = nullptr;  // what it holds goes before it counts as done
+    absl::MutexLock lock(&mu_);
+    --running_;
   }
 }
 

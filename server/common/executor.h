@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
 namespace graft {
 
@@ -29,13 +30,17 @@ class ThreadPoolExecutor : public Executor {
   explicit ThreadPoolExecutor(int num_threads);
   ~ThreadPoolExecutor() override;
 
-  void Run(std::function<void()> job) override;
+  void Run(std::function<void()> job) override ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits until nothing is queued or runs; false when `timeout` is over first.
+  bool WaitUntilIdle(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  void Work();
+  void Work() ABSL_LOCKS_EXCLUDED(mu_);
 
   absl::Mutex mu_;
   std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mu_);
+  int running_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_;  // constant after construction
 };

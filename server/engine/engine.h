@@ -95,7 +95,7 @@ class Generation {
 };
 
 // Order of calls for one image: SwitchAdapters, Begin, Step until steps_done()
-// == steps_total(), Finish. Each call works with the set that is resident at
+// == steps_total(), Finish; Preview after any step. Each call works with the set that is resident at
 // that moment; between two calls the caller may switch to other sets for other
 // images and back. Owner-thread-only but for info(), modules(), memory() and
 // Prepare(), which are thread-safe.
@@ -133,6 +133,10 @@ class Engine {
   // it: their generation's status() says so too, and the others have done their
   // step. After any other error none has.
   virtual absl::Status Step(absl::Span<Generation* const> batch) = 0;
+
+  // What the last step expects the image to become, a pixel per latent pixel,
+  // in colours that a linear function guesses. REQUIRES: steps_done() > 0.
+  virtual absl::StatusOr<Image> Preview(const Generation& generation) = 0;
 
   // Decodes the latents. REQUIRES: all steps are done.
   virtual absl::StatusOr<Image> Finish(Generation& generation) = 0;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <list>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -24,7 +25,9 @@
 #include "server/engine/models/base_model.h"
 #include "server/engine/models/config_reader.h"
 #include "server/engine/models/model_files.h"
+#include "server/engine/pipeline/batch_threads.h"
 #include "server/engine/pipeline/latent_generation.h"
+#include "server/engine/pipeline/latent_preview.h"
 #include "server/engine/pipeline/sampler.h"
 #include "server/engine/torch_status.h"
 #include "server/engine/weights/adapter_switcher.h"
@@ -65,7 +68,13 @@ class TorchEngine : public Engine {
         model_dir_(options.model_dir),
         adapter_bytes_(std::make_shared<std::atomic<int64_t>>(0)),
         switcher_(model_.store.get(), options.restore,
-                  MakeSwitchPass(model_.store->device())) {
+                  MakeSwitchPass(model_.store->device())),
+        preview_(*model_.vae, model_.vae_config.latent_channels,
+                 model_.vae_config.scale(), model_.store->device()),
+        batch_threads_(
+            model_.store->device().is_cpu()
+                ? std::make_unique<BatchThreads>(at::get_num_threads())
+                : nullptr) {
     switcher_.SetFaultForTesting(std::move(fault));
   }
 
@@ -108,6 +117,14 @@ class TorchEngine : public Engine {
     return CatchTorchErrors([&]() -> absl::Status {
       const c10::InferenceMode inference;
       return StepBatch(batch);
+    });
+  }
+
+  absl::StatusOr<Image> Preview(const Generation& generation) override {
+    return CatchTorchErrors([&]() -> absl::StatusOr<Image> {
+      const c10::InferenceMode inference;
+      return preview_.Render(
+          static_cast<const LatentGeneration&>(generation).expected_latents());
     });
   }
 
@@ -163,7 +180,9 @@ class TorchEngine : public Engine {
   const std::string model_dir_;
   const std::shared_ptr<std::atomic<int64_t>> adapter_bytes_;
   AdapterSwitcher switcher_;
-  std::list<EncodedText> encoded_texts_;  // the latest first
+  const LatentPreview preview_;
+  const std::unique_ptr<BatchThreads> batch_threads_;  // null: not on a CPU
+  std::list<EncodedText> encoded_texts_;               // the latest first
 };
 
 TorchEngine::EncodedText TorchEngine::Encode(const std::string& text) {
@@ -209,7 +228,7 @@ absl::Status TorchEngine::StepBatch(absl::Span<Generation* const> batch) {
     }
     latents.push_back(latent);
   }
-  return DenoiseStep(*model_.unet, latents);
+  return DenoiseStep(*model_.unet, latents, batch_threads_.get());
 }
 
 absl::StatusOr<std::unique_ptr<Generation>> TorchEngine::BeginGeneration(
@@ -243,19 +262,7 @@ absl::StatusOr<Image> TorchEngine::Decode(const at::Tensor& latents) const {
                  "the VAE decoded the latents to values that are not finite; "
                  "use smaller adapter weights or a wider --dtype");
   }
-  const at::Tensor pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255)
-                                .round()
-                                .to(at::kByte)
-                                .squeeze(0)
-                                .permute({1, 2, 0})
-                                .contiguous()
-                                .to(at::kCPU);
-  Image image;
-  image.height = static_cast<int>(pixels.size(0));
-  image.width = static_cast<int>(pixels.size(1));
-  image.rgb.assign(pixels.data_ptr<uint8_t>(),
-                   pixels.data_ptr<uint8_t>() + pixels.numel());
-  return image;
+  return ToImage(decoded);
 }
 
 std::string TorchEngine::WeightsSha256() const {

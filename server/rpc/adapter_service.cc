@@ -22,28 +22,47 @@ namespace {
 constexpr uint32_t kDefaultPageSize = 100;
 constexpr uint32_t kMaxPageSize = 1000;
 
+v1::Adapter Describe(const Backend& backend, const AdapterInfo& info) {
+  return ToProto(info, backend.engine->info().family,
+                 backend.scheduler->resident());
+}
+
 // Reads the file and fills in the response. Blocks.
 absl::Status Load(const Backend& backend, const v1::LoadAdapterRequest& request,
                   v1::LoadAdapterResponse& response) {
   GRAFT_ASSIGN_OR_RETURN(const AdapterStore::LoadResult result,
                          backend.adapters->Load(FromProto(request)));
-  *response.mutable_adapter() =
-      ToProto(result.adapter, backend.engine->info().family);
+  *response.mutable_adapter() = Describe(backend, result.adapter);
   response.set_already_loaded(result.already_loaded);
   return absl::OkStatus();
+}
+
+absl::StatusOr<UnloadMode> ModeOf(const v1::UnloadAdapterRequest& request) {
+  if (!request.force()) {
+    return request.only_if_unused() ? UnloadMode::kOnlyIfUnused
+                                    : UnloadMode::kWait;
+  }
+  if (!request.only_if_unused()) return UnloadMode::kForce;
+  return InvalidField("force",
+                      "contradicts only_if_unused; choose one of them");
 }
 
 // Takes the adapter out of the store, then, when no request uses it any more,
 // out of the weights; only then is its memory free and the answer due.
 void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
             v1::UnloadAdapterResponse& response, UnaryDone done) {
+  const absl::StatusOr<UnloadMode> mode = ModeOf(request);
+  if (!mode.ok()) {
+    done(mode.status());
+    return;
+  }
   const auto on_freed = [&response, done](absl::StatusOr<int64_t> freed) {
     if (freed.ok()) response.set_freed_bytes(*freed);
     done(freed.status());
   };
   const bool allow_missing = request.allow_missing();
   backend.adapters->Unload(
-      request.name(), /*wait=*/!request.only_if_unused(),
+      request.name(), *mode,
       [&backend, &response, allow_missing, done = std::move(done),
        on_freed](absl::StatusOr<PreparedAdapterPtr> adapter) {
         if (!adapter.ok()) {
@@ -55,6 +74,28 @@ void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
         response.set_sha256((*adapter)->sha256());
         backend.scheduler->ReleaseAdapter(*std::move(adapter), on_freed);
       });
+}
+
+// Changes what the mask names.
+absl::Status Update(const Backend& backend,
+                    const v1::UpdateAdapterRequest& request,
+                    v1::Adapter& response) {
+  const auto& paths = request.update_mask().paths();
+  if (paths.empty()) {
+    return InvalidField("update_mask", "must name what to change: pinned");
+  }
+  for (const std::string& path : paths) {
+    if (path == "pinned") continue;
+    return InvalidField("update_mask",
+                        absl::StrCat("names \"", EscapeUntrusted(path, 64),
+                                     "\"; only pinned may change"));
+  }
+  GRAFT_ASSIGN_OR_RETURN(
+      const AdapterInfo info,
+      backend.adapters->SetPinned(request.adapter().name(),
+                                  request.adapter().pinned()));
+  response = Describe(backend, info);
+  return absl::OkStatus();
 }
 
 // The page after the adapter whose name the token holds.
@@ -74,11 +115,12 @@ absl::Status List(const Backend& backend,
       all.begin(), all.end(),
       [&after](const AdapterInfo& info) { return info.name > after; });
   const BaseFamily family = backend.engine->info().family;
+  const std::vector<AppliedAdapter> resident = backend.scheduler->resident();
   for (; next != all.end() &&
          static_cast<size_t>(response.adapters_size()) < page_size;
        ++next) {
     v1::Adapter& adapter = *response.add_adapters();
-    adapter = ToProto(*next, family);
+    adapter = ToProto(*next, family, resident);
     adapter.clear_metadata();  // it can be long; GetAdapter has it
   }
   if (next != all.end()) {
@@ -146,6 +188,17 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::UnloadAdapter(
                         });
 }
 
+grpc::ServerUnaryReactor* AdapterServiceImpl::UpdateAdapter(
+    grpc::CallbackServerContext* context,
+    const v1::UpdateAdapterRequest* request, v1::Adapter* response) {
+  return StartUnaryCall(
+      environment_, context, "UpdateAdapter", request->request_id(),
+      [request, response](const Backend& backend, const RpcContext&,
+                          const UnaryDone& done) {
+        done(Update(backend, *request, *response));
+      });
+}
+
 grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
     grpc::CallbackServerContext* context, const v1::GetAdapterRequest* request,
     v1::Adapter* response) {
@@ -155,9 +208,7 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
                           const UnaryDone& done) {
         const absl::StatusOr<AdapterInfo> info =
             backend.adapters->Get(request->name());
-        if (info.ok()) {
-          *response = ToProto(*info, backend.engine->info().family);
-        }
+        if (info.ok()) *response = Describe(backend, *info);
         done(info.status());
       });
 }

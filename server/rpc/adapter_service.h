@@ -36,6 +36,9 @@ class AdapterServiceImpl final : public v1::AdapterService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::UnloadAdapterRequest* request,
       v1::UnloadAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateAdapter(
+      grpc::CallbackServerContext* context,
+      const v1::UpdateAdapterRequest* request, v1::Adapter* response) override;
   grpc::ServerUnaryReactor* GetAdapter(grpc::CallbackServerContext* context,
                                        const v1::GetAdapterRequest* request,
                                        v1::Adapter* response) override;

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/rpc/drain_reactor.h"
 #include "server/rpc/proto_conversions.h"
 #include "server/rpc/unary_call.h"
 
@@ -19,6 +20,24 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(
                           *response = ToServerInfo(backend);
                           done(absl::OkStatus());
                         });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetLoad(
+    grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+    v1::ServerLoad* response) {
+  return StartUnaryCall(
+      environment_, context, "GetLoad", /*request_id=*/"",
+      [this, response](const Backend& backend, const RpcContext&,
+                       const UnaryDone& done) {
+        *response = ToServerLoad(backend, environment_.state->draining());
+        done(absl::OkStatus());
+      },
+      WhileDraining::kAnswer);
+}
+
+grpc::ServerWriteReactor<v1::DrainResponse>* AdminServiceImpl::Drain(
+    grpc::CallbackServerContext* context, const v1::DrainRequest* request) {
+  return new DrainReactor(environment_, context, *request);
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::VerifyBaseWeights(

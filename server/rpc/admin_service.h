@@ -20,6 +20,12 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::GetServerInfoRequest* request,
       v1::ServerInfo* response) override;
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
+                                    const v1::GetLoadRequest* request,
+                                    v1::ServerLoad* response) override;
+  grpc::ServerWriteReactor<v1::DrainResponse>* Drain(
+      grpc::CallbackServerContext* context,
+      const v1::DrainRequest* request) override;
   grpc::ServerUnaryReactor* VerifyBaseWeights(
       grpc::CallbackServerContext* context,
       const v1::VerifyBaseWeightsRequest* request,

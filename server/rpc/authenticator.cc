@@ -1,9 +1,12 @@
 #include "server/rpc/authenticator.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
@@ -13,6 +16,16 @@ namespace graft {
 namespace {
 
 constexpr absl::string_view kScheme = "Bearer ";
+constexpr size_t kMaxNameBytes = 256;
+
+// What gRPC calls the names in a certificate, the first choice first.
+constexpr const char* kNameProperties[] = {"peer_uri", "peer_dns",
+                                           "x509_common_name"};
+
+bool IsPrintable(absl::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) { return absl::ascii_isgraph(c); });
+}
 
 absl::StatusOr<TokenTable> ReadTable(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -75,6 +88,34 @@ RpcHooks WithAuthentication(RpcHooks hooks,
   hooks.authenticate = [authenticator](const grpc::CallbackServerContext& call,
                                        RpcContext& context) {
     return authenticator->Authenticate(Header(call, "authorization"), context);
+  };
+  return hooks;
+}
+
+absl::StatusOr<std::string> CertificateName(const grpc::AuthContext& peer) {
+  for (const char* const property : kNameProperties) {
+    const std::vector<grpc::string_ref> names =
+        peer.FindPropertyValues(property);
+    if (names.empty() || names.front().empty()) continue;
+    std::string name(names.front().data(), names.front().size());
+    if (name.size() <= kMaxNameBytes && IsPrintable(name)) return name;
+    return Error(ErrorReason::kTokenInvalid,
+                 absl::StrCat("the name in the client's certificate, \"",
+                              EscapeUntrusted(name, kMaxNameBytes),
+                              "\", is not of at most ", kMaxNameBytes,
+                              " printable ASCII characters"));
+  }
+  return Error(ErrorReason::kTokenInvalid,
+               "the client's certificate names nobody: it has neither a URI or "
+               "DNS name nor a common name");
+}
+
+RpcHooks WithCertificates(RpcHooks hooks) {
+  hooks.authenticate = [](const grpc::CallbackServerContext& call,
+                          RpcContext& context) -> absl::Status {
+    GRAFT_ASSIGN_OR_RETURN(context.tenant,
+                           CertificateName(*call.auth_context()));
+    return absl::OkStatus();
   };
   return hooks;
 }

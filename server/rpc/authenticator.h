@@ -1,6 +1,8 @@
 #ifndef GRAFT_SERVER_RPC_AUTHENTICATOR_H_
 #define GRAFT_SERVER_RPC_AUTHENTICATOR_H_
 
+#include <grpcpp/security/auth_context.h>
+
 #include <memory>
 #include <string>
 
@@ -42,6 +44,15 @@ class Authenticator {
 
 // `hooks` for a server whose callers `authenticator` knows; it outlives them.
 RpcHooks WithAuthentication(RpcHooks hooks, const Authenticator* authenticator);
+
+// Whom the client's certificate names: the first URI among its alternative
+// names, else the first DNS name, else the common name, at most 256 printable
+// ASCII characters. TOKEN_INVALID if that is no name, or there is none.
+absl::StatusOr<std::string> CertificateName(const grpc::AuthContext& peer);
+
+// `hooks` for a server that wants certificates of its clients, and no tokens:
+// the tenant is the certificate's name, and may call every method.
+RpcHooks WithCertificates(RpcHooks hooks);
 
 }  // namespace graft
 

@@ -29,6 +29,12 @@ class GenerateReactor::Observer : public GenerationObserver {
       buffer.AddProgress(image_index, step, steps);
     });
   }
+  void OnPreview(int image_index, int step, int steps,
+                 std::string png) override {
+    reactor_->Buffer([&](ReplyBuffer& buffer) {
+      buffer.AddPreview(image_index, step, steps, std::move(png));
+    });
+  }
   void OnImage(int image_index, std::string png) override {
     reactor_->Buffer([&](ReplyBuffer& buffer) {
       buffer.AddImage(image_index, std::move(png));

@@ -93,6 +93,7 @@ absl::Status Submit(const Backend& backend, const GenerationRequest& request,
   task->adapters = std::move(adapters);
   task->params = request.params;
   task->count = request.count;
+  task->preview_interval = request.preview_interval;
   task->observer = generation;
   task->cancelled = generation->cancel_flag();
   task->deadline = rpc.deadline;

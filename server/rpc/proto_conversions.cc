@@ -3,6 +3,7 @@
 #include <google/protobuf/stubs/common.h>
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,18 @@ v1::Adapter::State ToProto(AdapterState state) {
       break;  // the store does not show these
   }
   return v1::Adapter::STATE_UNSPECIFIED;
+}
+
+v1::Adapter::Residency ToProto(AdapterResidency residency) {
+  switch (residency) {
+    case AdapterResidency::kDisk:
+      return v1::Adapter::RESIDENCY_DISK;
+    case AdapterResidency::kHost:
+      return v1::Adapter::RESIDENCY_HOST;
+    case AdapterResidency::kDevice:
+      return v1::Adapter::RESIDENCY_DEVICE;
+  }
+  return v1::Adapter::RESIDENCY_UNSPECIFIED;
 }
 
 v1::KeyReport ToProto(const KeyReport& report) {
@@ -143,6 +156,14 @@ void Fill(const EngineInfo& engine, v1::ServerInfo& proto) {
   proto.set_prediction_type(engine.prediction_type);
 }
 
+v1::AdapterTier ToTier(int64_t adapters, int64_t bytes, int64_t max_bytes) {
+  v1::AdapterTier proto;
+  proto.set_adapters(static_cast<uint32_t>(adapters));
+  proto.set_bytes(bytes);
+  proto.set_max_bytes(max_bytes);
+  return proto;
+}
+
 // 3021012 is "3.21.12".
 std::string ProtobufVersion() {
   return absl::StrCat(GOOGLE_PROTOBUF_VERSION / 1'000'000, ".",
@@ -168,7 +189,8 @@ v1::Finished ToProto(const GenerationSummary& summary) {
   return proto;
 }
 
-v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family) {
+v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family,
+                    const std::vector<AppliedAdapter>& resident) {
   v1::Adapter proto;
   proto.set_name(info.name);
   proto.set_state(ToProto(info.state));
@@ -177,6 +199,12 @@ v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family) {
   proto.set_path(EscapeUntrusted(info.path, kMaxTextBytes));
   proto.set_size_bytes(info.size_bytes);
   proto.set_device_bytes(info.device_bytes);
+  proto.set_residency(ToProto(info.residency));
+  proto.set_pinned(info.pinned);
+  proto.set_merged(std::any_of(resident.begin(), resident.end(),
+                               [&info](const AppliedAdapter& merged) {
+                                 return merged.sha256 == info.sha256;
+                               }));
   Fill(info.report, proto);
   if (info.load_time != absl::InfinitePast()) {
     *proto.mutable_load_time() = ToTimestamp(info.load_time);
@@ -196,7 +224,8 @@ AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request) {
           .component = request.component(),
           .allow_partial = request.allow_partial(),
           .validate_only = request.validate_only(),
-          .allow_replace = request.allow_replace()};
+          .allow_replace = request.allow_replace(),
+          .pinned = request.pinned()};
 }
 
 v1::VerifyBaseWeightsResponse ToProto(const VerifyReport& report) {
@@ -232,6 +261,26 @@ v1::ServerInfo ToServerInfo(const Backend& backend) {
   for (const std::string& sampler : SamplerNames()) proto.add_samplers(sampler);
   *proto.mutable_defaults() = ToProto(backend.defaults);
   proto.set_batching(backend.batching);
+  return proto;
+}
+
+v1::ServerLoad ToServerLoad(const Backend& backend, bool draining) {
+  v1::ServerLoad proto;
+  const SchedulerLoad load = backend.scheduler->load();
+  proto.set_waiting_requests(static_cast<uint32_t>(load.waiting));
+  proto.set_running_requests(static_cast<uint32_t>(load.running));
+  proto.set_waiting_work(static_cast<uint64_t>(load.waiting_work));
+  proto.set_estimated_wait_ms(absl::ToDoubleMilliseconds(load.backlog));
+  proto.set_batch_size(static_cast<uint32_t>(load.batch_size));
+  for (const AppliedAdapter& adapter : load.resident) {
+    Fill(adapter, *proto.add_resident());
+  }
+  const AdapterStoreStats stats = backend.adapters->stats();
+  *proto.mutable_host() =
+      ToTier(stats.host_adapters, stats.host_bytes, stats.max_host_bytes);
+  *proto.mutable_device() =
+      ToTier(stats.device_adapters, stats.device_bytes, stats.max_device_bytes);
+  proto.set_draining(draining);
   return proto;
 }
 

@@ -1,6 +1,8 @@
 #ifndef GRAFT_SERVER_RPC_PROTO_CONVERSIONS_H_
 #define GRAFT_SERVER_RPC_PROTO_CONVERSIONS_H_
 
+#include <vector>
+
 #include "graft/v1/adapter.pb.h"
 #include "graft/v1/admin.pb.h"
 #include "graft/v1/generation.pb.h"
@@ -17,8 +19,9 @@ namespace graft {
 // How a request ended well.
 v1::Finished ToProto(const GenerationSummary& summary);
 
-// `family` is the base's that the adapter fits.
-v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family);
+// `family` is the base's that the adapter fits, `resident` what is merged now.
+v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family,
+                    const std::vector<AppliedAdapter>& resident);
 
 AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request);
 
@@ -27,6 +30,9 @@ v1::VerifyBaseWeightsResponse ToProto(const VerifyReport& report);
 
 // Everything about a serving server.
 v1::ServerInfo ToServerInfo(const Backend& backend);
+
+// What it has to do at this moment.
+v1::ServerLoad ToServerLoad(const Backend& backend, bool draining);
 
 }  // namespace graft
 

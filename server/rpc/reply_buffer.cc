@@ -8,6 +8,9 @@
 namespace graft {
 
 void ReplyBuffer::AddQueued(int position, absl::Duration estimated_wait) {
+  DropBehindImages([](const v1::GenerateImageResponse& event) {
+    return event.has_queued();
+  });
   v1::Queued& queued = *AddMessage().mutable_queued();
   queued.set_position(static_cast<uint32_t>(position));
   queued.set_estimated_wait_ms(absl::ToDoubleMilliseconds(estimated_wait));
@@ -16,14 +19,26 @@ void ReplyBuffer::AddQueued(int position, absl::Duration estimated_wait) {
 void ReplyBuffer::AddStarted() { AddMessage().mutable_started(); }
 
 void ReplyBuffer::AddProgress(int image_index, int step, int steps) {
-  const bool replaces =
-      !entries_.empty() && entries_.back().message.has_progress();
-  v1::Progress& progress = replaces
-                               ? *entries_.back().message.mutable_progress()
-                               : *AddMessage().mutable_progress();
+  DropBehindImages([](const v1::GenerateImageResponse& event) {
+    return event.has_progress();
+  });
+  v1::Progress& progress = *AddMessage().mutable_progress();
   progress.set_image_index(static_cast<uint32_t>(image_index));
   progress.set_step(static_cast<uint32_t>(step));
   progress.set_steps(static_cast<uint32_t>(steps));
+}
+
+void ReplyBuffer::AddPreview(int image_index, int step, int steps,
+                             std::string png) {
+  DropBehindImages([=](const v1::GenerateImageResponse& event) {
+    return event.has_preview() &&
+           event.preview().image_index() == static_cast<uint32_t>(image_index);
+  });
+  v1::Preview& preview = *AddMessage().mutable_preview();
+  preview.set_image_index(static_cast<uint32_t>(image_index));
+  preview.set_step(static_cast<uint32_t>(step));
+  preview.set_steps(static_cast<uint32_t>(steps));
+  preview.set_png(std::move(png));
 }
 
 void ReplyBuffer::AddImage(int image_index, std::string png) {
@@ -45,6 +60,19 @@ std::optional<v1::GenerateImageResponse> ReplyBuffer::Next() {
   if (entry.sent == entry.png.size()) entries_.pop_front();
   message.set_request_id(request_id_);
   return message;
+}
+
+void ReplyBuffer::DropBehindImages(
+    absl::FunctionRef<bool(const v1::GenerateImageResponse&)> matches) {
+  const auto behind =
+      std::find_if(entries_.rbegin(), entries_.rend(), [](const Entry& entry) {
+        return !entry.png.empty();
+      }).base();
+  entries_.erase(std::remove_if(behind, entries_.end(),
+                                [&](const Entry& entry) {
+                                  return matches(entry.message);
+                                }),
+                 entries_.end());
 }
 
 v1::GenerateImageResponse& ReplyBuffer::AddMessage() {

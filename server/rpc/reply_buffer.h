@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 #include "graft/v1/generation.pb.h"
 #include "server/scheduling/generation_observer.h"
@@ -13,9 +14,10 @@
 namespace graft {
 
 // What waits to be written to one client of GenerateImage, in the order in
-// which it is to be written. A slow client's backlog is bounded: a new progress
-// replaces an old one that was not yet taken, and images number at most
-// `count`. Thread-compatible: the reactor's mutex guards it.
+// which it is to be written. A slow client's backlog is bounded: a new place in
+// the queue, progress or preview replaces an old one that was not yet taken,
+// and images number at most `count`. Thread-compatible: the reactor's mutex
+// guards it.
 class ReplyBuffer {
  public:
   // Bytes of image data in one message.
@@ -28,6 +30,7 @@ class ReplyBuffer {
   void AddQueued(int position, absl::Duration estimated_wait);
   void AddStarted();
   void AddProgress(int image_index, int step, int steps);
+  void AddPreview(int image_index, int step, int steps, std::string png);
   void AddImage(int image_index, std::string png);
   void AddFinished(const GenerationSummary& summary);
 
@@ -45,6 +48,11 @@ class ReplyBuffer {
     size_t sent = 0;  // bytes of png
     int image_index = 0;
   };
+
+  // Drops the events that match and come after the last image: what comes now
+  // is newer.
+  void DropBehindImages(
+      absl::FunctionRef<bool(const v1::GenerateImageResponse&)> matches);
 
   v1::GenerateImageResponse& AddMessage();
   v1::GenerateImageResponse NextChunk(Entry& entry) const;

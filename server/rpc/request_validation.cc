@@ -188,12 +188,6 @@ absl::StatusOr<std::vector<AdapterChoice>> ValidateAdapters(
   return choices;
 }
 
-absl::Status CheckPreviews(const v1::GenerateImageRequest& request) {
-  if (request.preview_interval() == 0) return absl::OkStatus();
-  return InvalidField("preview_interval",
-                      "must be 0: this server makes no previews");
-}
-
 }  // namespace
 
 absl::StatusOr<GenerationRequest> ValidateGenerateImageRequest(
@@ -227,7 +221,10 @@ absl::StatusOr<GenerationRequest> ValidateGenerateImageRequest(
     checked.count = static_cast<int>(request.count());
   }
   GRAFT_ASSIGN_OR_RETURN(checked.adapters, ValidateAdapters(request, limits));
-  GRAFT_RETURN_IF_ERROR(CheckPreviews(request));
+  // An interval beyond the last step asks for none.
+  if (request.preview_interval() < request.steps()) {
+    checked.preview_interval = static_cast<int>(request.preview_interval());
+  }
   return checked;
 }
 

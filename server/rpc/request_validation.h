@@ -62,6 +62,7 @@ struct AdapterChoice {
 struct GenerationRequest {
   GenerationParams params;
   int count = 1;
+  int preview_interval = 0;  // as in GenerationTask
   std::vector<AdapterChoice> adapters;
 };
 

@@ -1,6 +1,8 @@
 #ifndef GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
 #define GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
 
+#include <functional>
+
 #include "absl/time/time.h"
 #include "server/common/clock.h"
 #include "server/rpc/rpc_context.h"
@@ -13,6 +15,9 @@ struct RpcEnvironment {
   const RpcHooks* hooks = nullptr;
   const Clock* clock = nullptr;
   const ServingState* state = nullptr;
+  // Stops admitting, for good, and says so in health. As often as one likes,
+  // once `state` has a backend.
+  std::function<void()> drain;
   absl::Duration write_timeout = absl::Seconds(30);  // see TransportOptions
 };
 

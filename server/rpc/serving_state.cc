@@ -15,18 +15,27 @@ void ServingState::SetDraining() {
 }
 
 absl::StatusOr<const Backend*> ServingState::Get() const {
-  absl::MutexLock lock(&mu_);
-  if (draining_) {
+  if (draining()) {
     return WithRetryDelay(
         Error(ErrorReason::kDraining, "the server is shutting down"),
         retry_delay_);
   }
+  return GetWhileDraining();
+}
+
+absl::StatusOr<const Backend*> ServingState::GetWhileDraining() const {
+  absl::MutexLock lock(&mu_);
   if (backend_ == nullptr) {
     return WithRetryDelay(
         Error(ErrorReason::kStarting, "the base model is still loading"),
         retry_delay_);
   }
   return backend_;
+}
+
+bool ServingState::draining() const {
+  absl::MutexLock lock(&mu_);
+  return draining_;
 }
 
 }  // namespace graft

@@ -32,7 +32,7 @@ struct Backend {
 //
 //   starting   the port is open, the base model loads
 //   serving    from SetServing on
-//   draining   from SetDraining on; for good
+//   draining   from SetDraining on; for good: nothing new is accepted
 //
 // Thread-safe.
 class ServingState {
@@ -47,6 +47,12 @@ class ServingState {
 
   // The backend, or UNAVAILABLE STARTING or DRAINING with the retry delay.
   absl::StatusOr<const Backend*> Get() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The same, for methods that work while the server drains, too.
+  absl::StatusOr<const Backend*> GetWhileDraining() const
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  bool draining() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   const absl::Duration retry_delay_;

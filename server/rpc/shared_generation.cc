@@ -68,6 +68,16 @@ void SharedGeneration::OnProgress(int image_index, int step, int steps) {
       /*keep=*/false);
 }
 
+void SharedGeneration::OnPreview(int image_index, int step, int steps,
+                                 std::string png) {
+  const auto picture = std::make_shared<const std::string>(std::move(png));
+  Tell(
+      [=](GenerationObserver& observer) {
+        observer.OnPreview(image_index, step, steps, *picture);
+      },
+      /*keep=*/false);
+}
+
 void SharedGeneration::OnImage(int image_index, std::string png) {
   const auto image = std::make_shared<const std::string>(std::move(png));
   if (keeps_) {

@@ -53,6 +53,8 @@ class SharedGeneration : public GenerationObserver {
   void OnQueued(int position, absl::Duration estimated_wait) override;
   void OnStarted() override;
   void OnProgress(int image_index, int step, int steps) override;
+  void OnPreview(int image_index, int step, int steps,
+                 std::string png) override;
   void OnImage(int image_index, std::string png) override
       ABSL_LOCKS_EXCLUDED(mu_);
   void OnDone(const absl::Status& status,

@@ -26,9 +26,10 @@ constexpr std::pair<absl::string_view, Role> kRoles[] = {
 constexpr std::pair<absl::string_view, Role> kMethods[] = {
     {"GenerateImage", Role::kGenerate},  {"CancelGeneration", Role::kGenerate},
     {"LoadAdapter", Role::kAdapters},    {"UploadAdapter", Role::kAdapters},
-    {"UnloadAdapter", Role::kAdapters},  {"GetAdapter", Role::kRead},
-    {"ListAdapters", Role::kRead},       {"GetServerInfo", Role::kRead},
-    {"VerifyBaseWeights", Role::kAdmin},
+    {"UnloadAdapter", Role::kAdapters},  {"UpdateAdapter", Role::kAdapters},
+    {"GetAdapter", Role::kRead},         {"ListAdapters", Role::kRead},
+    {"GetServerInfo", Role::kRead},      {"GetLoad", Role::kRead},
+    {"VerifyBaseWeights", Role::kAdmin}, {"Drain", Role::kAdmin},
 };
 
 template <typename Table>

@@ -14,8 +14,8 @@ namespace graft {
 // What a caller may do.
 enum class Role {
   kGenerate,  // make images, and cancel one's own
-  kAdapters,  // load, upload and unload adapters
-  kAdmin,     // verify and repair the weights
+  kAdapters,  // load, upload, pin and unload adapters
+  kAdmin,     // verify and repair the weights, drain the server
   kRead,      // see what is served and loaded; every other role may that too
 };
 

@@ -25,7 +25,8 @@ grpc::ServerUnaryReactor* StartUnaryCall(const RpcEnvironment& environment,
                                          grpc::CallbackServerContext* context,
                                          absl::string_view method,
                                          absl::string_view request_id,
-                                         const UnaryHandler& handler) {
+                                         const UnaryHandler& handler,
+                                         WhileDraining while_draining) {
   auto* const reactor = new UnaryReactor(RpcCall(
       environment.hooks, environment.clock, *context, method, request_id));
   if (const absl::Status admitted = reactor->call().Admit(*context);
@@ -33,7 +34,10 @@ grpc::ServerUnaryReactor* StartUnaryCall(const RpcEnvironment& environment,
     reactor->End(admitted);
     return reactor;
   }
-  const absl::StatusOr<const Backend*> backend = environment.state->Get();
+  const absl::StatusOr<const Backend*> backend =
+      while_draining == WhileDraining::kAnswer
+          ? environment.state->GetWhileDraining()
+          : environment.state->Get();
   if (!backend.ok()) {
     reactor->End(backend.status());
     return reactor;

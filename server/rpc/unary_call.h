@@ -23,13 +23,16 @@ using UnaryDone = std::function<void(const absl::Status&)>;
 using UnaryHandler = std::function<void(const Backend& backend,
                                         const RpcContext& rpc, UnaryDone done)>;
 
+// Whether an RPC works while the server drains.
+enum class WhileDraining { kRefuse, kAnswer };
+
 // Starts a unary RPC inside the wrapper that all RPCs share, and returns the
 // reactor for gRPC. Every method of a unary service is one call of this.
-grpc::ServerUnaryReactor* StartUnaryCall(const RpcEnvironment& environment,
-                                         grpc::CallbackServerContext* context,
-                                         absl::string_view method,
-                                         absl::string_view request_id,
-                                         const UnaryHandler& handler);
+grpc::ServerUnaryReactor* StartUnaryCall(
+    const RpcEnvironment& environment, grpc::CallbackServerContext* context,
+    absl::string_view method, absl::string_view request_id,
+    const UnaryHandler& handler,
+    WhileDraining while_draining = WhileDraining::kRefuse);
 
 }  // namespace graft
 

@@ -74,7 +74,8 @@ absl::Status UploadReactor::Commit() {
   GRAFT_ASSIGN_OR_RETURN(const AdapterStore::LoadResult result,
                          upload_->Commit(*backend_->adapters));
   *response_->mutable_adapter() =
-      ToProto(result.adapter, backend_->engine->info().family);
+      ToProto(result.adapter, backend_->engine->info().family,
+              backend_->scheduler->resident());
   response_->set_already_loaded(result.already_loaded);
   return absl::OkStatus();
 }

@@ -49,6 +49,7 @@ void BaseGuard::ReportDrift(const absl::Status& drift) {
 
 absl::StatusOr<VerifyReport> BaseGuard::Verify(bool repair) {
   absl::StatusOr<VerifyReport> report = resident_->VerifyBaseWeights(repair);
+  if (on_verified_) on_verified_(report);
   if (!report.ok()) {
     // Says nothing about weights that nobody suspects.
     if (state_ != State::kIntact) {

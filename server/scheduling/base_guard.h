@@ -20,9 +20,15 @@ class BaseGuard {
   // beyond repair, and OK when all is intact again.
   using Listener = std::function<void(const absl::Status&)>;
 
+  // Told the outcome of every verification. May be empty.
+  using OnVerified = std::function<void(const absl::StatusOr<VerifyReport>&)>;
+
   // `resident` outlives the guard. `listener` may be empty.
-  BaseGuard(ResidentAdapters* resident, Listener listener)
-      : resident_(resident), listener_(std::move(listener)) {}
+  BaseGuard(ResidentAdapters* resident, Listener listener,
+            OnVerified on_verified = nullptr)
+      : resident_(resident),
+        listener_(std::move(listener)),
+        on_verified_(std::move(on_verified)) {}
 
   // OK, or the BASE_WEIGHTS_DRIFT that every request is to be refused with
   // because a repair has failed.
@@ -51,6 +57,7 @@ class BaseGuard {
 
   ResidentAdapters* const resident_;
   const Listener listener_;
+  const OnVerified on_verified_;
   State state_ = State::kIntact;  // owner thread
 
   mutable absl::Mutex mu_;

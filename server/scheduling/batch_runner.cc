@@ -48,6 +48,7 @@ BatchReport BatchRunner::RunStep(std::vector<BatchMember> batch) {
   Switch(batch, report);
   Begin(batch);
   Step(batch, report);
+  ShowPreviews(batch);
   Finish(batch);
   return report;
 }
@@ -145,6 +146,26 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
     statuses[i] = engine_->Step(absl::MakeConstSpan(&generations[i], 1));
   }
   return statuses;
+}
+
+void BatchRunner::ShowPreviews(Batch& batch) {
+  for (const BatchMember& member : batch) {
+    ActiveRequest& request = *member.request;
+    const int interval = request.task().preview_interval;
+    if (request.ended() || interval == 0) continue;
+    const Generation& generation = *GenerationOf(member);
+    if (IsComplete(generation) || generation.steps_done() % interval != 0) {
+      continue;
+    }
+    absl::StatusOr<Image> picture = engine_->Preview(generation);
+    if (picture.ok()) {
+      request.replies().Preview(member.image_index, generation.steps_done(),
+                                generation.steps_total(), *std::move(picture));
+    } else {
+      request.End(picture.status());
+    }
+  }
+  DropEnded(batch);
 }
 
 void BatchRunner::Finish(Batch& batch) {

@@ -61,6 +61,8 @@ class BatchRunner {
   void Switch(Batch& batch, BatchReport& report);
   void Begin(Batch& batch);
   void Step(Batch& batch, BatchReport& report);
+  // The previews that are due now.
+  void ShowPreviews(Batch& batch);
   void Finish(Batch& batch);
 
   // Calls the engine's Step for all of `batch` together, and for each alone if

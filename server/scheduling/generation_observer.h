@@ -50,7 +50,8 @@ class GenerationObserver {
  public:
   virtual ~GenerationObserver() = default;
 
-  // `position` requests are before this one, the running ones included.
+  // `position` requests are before this one, the running ones included. Comes
+  // again, before OnStarted, when that has changed.
   // `estimated_wait` until the device begins with it; zero as long as the
   // device's speed is not known.
   virtual void OnQueued(int position, absl::Duration estimated_wait) = 0;
@@ -60,6 +61,12 @@ class GenerationObserver {
 
   // `step` of `steps` steps of one image are done.
   virtual void OnProgress(int image_index, int step, int steps) = 0;
+
+  // What one image may become, as a small PNG file, when `step` of `steps`
+  // steps were done. Of previews that come faster than they can be encoded some
+  // are left out.
+  virtual void OnPreview(int image_index, int step, int steps,
+                         std::string png) = 0;
 
   // One image is complete, as a PNG file.
   virtual void OnImage(int image_index, std::string png) = 0;

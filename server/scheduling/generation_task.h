@@ -35,9 +35,13 @@ struct RequestedAdapter {
 struct GenerationTask {
   GenerationParams params;  // of image 0; image i has seed + i
   int count = 1;
+  // A preview after every so many steps; 0: none.
+  int preview_interval = 0;
   std::vector<RequestedAdapter> adapters;
   std::shared_ptr<GenerationObserver> observer;
   CancelFlag cancelled;
+  // Set by the scheduler when somebody unloads one of the adapters by force.
+  CancelFlag adapter_withdrawn;
   absl::Time deadline = absl::InfiniteFuture();  // on the scheduler's Clock
   std::string request_id;
   std::string traceparent;  // W3C trace context, empty if none

@@ -16,6 +16,7 @@ struct AcceptedRequest {
   int64_t id = 0;  // rises with each arrival
   std::shared_ptr<RequestReplies> replies;
   absl::Time accepted_at;
+  int told_position = 0;  // in the queue, when the client last heard of it
 };
 
 // The requests that wait, in order of arrival. Thread-compatible: the
@@ -28,6 +29,9 @@ class RequestQueue {
   // REQUIRES: the id is new.
   void Push(AcceptedRequest request);
 
+  // By id.
+  std::map<int64_t, AcceptedRequest>& requests() { return requests_; }
+
   // Removes the one with this id. REQUIRES: it waits.
   AcceptedRequest Take(int64_t id);
 
@@ -38,7 +42,7 @@ class RequestQueue {
   std::vector<AcceptedRequest> TakeAll();
 
  private:
-  std::map<int64_t, AcceptedRequest> requests_;  // by id
+  std::map<int64_t, AcceptedRequest> requests_;
 };
 
 }  // namespace graft

@@ -1,5 +1,6 @@
 #include "server/scheduling/request_replies.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,18 @@ void RequestReplies::Open(int position, absl::Duration estimated_wait) {
   Deliver();
 }
 
+void RequestReplies::Moved(int position, absl::Duration estimated_wait) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (ending_.has_value()) return;
+    events_.push_back([=](GenerationObserver& observer) {
+      observer.OnQueued(position, estimated_wait);
+    });
+    if (std::exchange(delivering_, true)) return;
+  }
+  Deliver();
+}
+
 void RequestReplies::Started() {
   Post([](GenerationObserver& observer) { observer.OnStarted(); });
 }
@@ -35,10 +48,30 @@ void RequestReplies::Progress(int image_index, int step, int steps) {
   });
 }
 
+void RequestReplies::Preview(int image_index, int step, int steps,
+                             graft::Image picture) {
+  Encode({.image_index = image_index,
+          .image = std::move(picture),
+          .text = {},
+          .preview_step = step,
+          .steps = steps});
+}
+
 void RequestReplies::Image(int image_index, graft::Image image, PngText text) {
+  Encode({.image_index = image_index,
+          .image = std::move(image),
+          .text = std::move(text)});
+}
+
+void RequestReplies::Encode(EncodeJob job) {
   {
     absl::MutexLock lock(&mu_);
-    encode_jobs_.push_back({image_index, std::move(image), std::move(text)});
+    const auto older = std::find_if(
+        encode_jobs_.begin(), encode_jobs_.end(), [&](const EncodeJob& other) {
+          return other.preview_step > 0 && other.image_index == job.image_index;
+        });
+    if (older != encode_jobs_.end()) encode_jobs_.erase(older);
+    encode_jobs_.push_back(std::move(job));
     if (std::exchange(encoding_, true)) return;
   }
   ScheduleEncode();
@@ -96,23 +129,28 @@ void RequestReplies::EncodeNext() {
       encode_jobs_.pop_front();
     }
   }
-  if (job.has_value()) {  // else Done() dropped it
-    const absl::Time start = clock_->Now();
-    absl::StatusOr<std::string> png = EncodePng(job->image, job->text);
-    const absl::Duration duration = clock_->Now() - start;
-    {
-      absl::MutexLock lock(&mu_);
-      encode_time_ += duration;
-      if (!png.ok()) encode_status_.Update(png.status());
-    }
-    if (png.ok()) {
-      Post([index = job->image_index,
-            png = *std::move(png)](GenerationObserver& observer) mutable {
-        observer.OnImage(index, std::move(png));
-      });
-    }
-  }
+  if (job.has_value()) RunJob(*std::move(job));  // else Done() dropped it
   AfterEncode();
+}
+
+void RequestReplies::RunJob(EncodeJob job) {
+  const absl::Time start = clock_->Now();
+  absl::StatusOr<std::string> png = EncodePng(job.image, job.text);
+  const absl::Duration duration = clock_->Now() - start;
+  {
+    absl::MutexLock lock(&mu_);
+    encode_time_ += duration;
+    if (!png.ok()) encode_status_.Update(png.status());
+  }
+  if (!png.ok()) return;
+  Post([index = job.image_index, step = job.preview_step, steps = job.steps,
+        png = *std::move(png)](GenerationObserver& observer) mutable {
+    if (step > 0) {
+      observer.OnPreview(index, step, steps, std::move(png));
+    } else {
+      observer.OnImage(index, std::move(png));
+    }
+  });
 }
 
 void RequestReplies::AfterEncode() {
@@ -141,8 +179,10 @@ void RequestReplies::PostEnding() {
   }
   Post([this, status = std::move(status),
         summary = std::move(summary)](GenerationObserver& observer) {
-    observer.OnDone(status, summary);
+    // Its adapters are free before the client can hear of the end, and unload
+    // them. Deliver() keeps the observer.
     task_.reset();
+    observer.OnDone(status, summary);
     on_done_();
   });
 }

@@ -23,8 +23,8 @@ namespace graft {
 // device goes on with the next one meanwhile.
 //
 // Order of calls: Open() once; then, from one thread at a time, Started(),
-// Progress() and Image() as often as needed, and Done() once. Open() may come
-// late: what was reported before it waits for it. Thread-safe.
+// Progress(), Preview() and Image() as often as needed, and Done() once. Open()
+// may come late: what was reported before it waits for it. Thread-safe.
 class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
  public:
   // `on_done` is called after the observer's OnDone, with the task (and the
@@ -38,8 +38,15 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   // Reports the place in the queue and lets everything else follow.
   void Open(int position, absl::Duration estimated_wait);
 
+  // Reports another place in the queue, unless the request is over. Any thread.
+  void Moved(int position, absl::Duration estimated_wait);
+
   void Started();
   void Progress(int image_index, int step, int steps);
+
+  // Encodes `picture` and reports it as a preview, unless one that waits for
+  // the encoder is older: it takes that one's place.
+  void Preview(int image_index, int step, int steps, graft::Image picture);
 
   // Encodes `image` with `text` and reports the file.
   void Image(int image_index, graft::Image image, PngText text);
@@ -55,6 +62,8 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
     int image_index = 0;
     graft::Image image;
     PngText text;
+    int preview_step = 0;  // 0: no preview, but the image
+    int steps = 0;
   };
   struct Ending {
     absl::Status status;
@@ -68,11 +77,17 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   // delivering_.
   void Deliver() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Queues `job`, in place of an older preview of the same image.
+  void Encode(EncodeJob job) ABSL_LOCKS_EXCLUDED(mu_);
+
   // Encodes the first waiting image, then sees to the rest. Executor thread.
   void EncodeNext() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Goes on with the next image, or with the end of the request.
   void AfterEncode() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Encodes and reports.
+  void RunJob(EncodeJob job) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Has the executor call EncodeNext.
   void ScheduleEncode();

@@ -12,6 +12,10 @@
 namespace graft {
 namespace {
 
+// How often waiting clients hear of their places: finding all takes time that
+// grows with the square of their number.
+constexpr absl::Duration kPlacesInterval = absl::Milliseconds(500);
+
 absl::Status HopelessError(absl::Duration wait, absl::Duration left) {
   return Error(
       ErrorReason::kDeadlineInQueue,
@@ -20,6 +24,17 @@ absl::Status HopelessError(absl::Duration wait, absl::Duration left) {
                    absl::FormatDuration(left),
                    "; allow more time or try again later"),
       {{"steps_done", "0"}});
+}
+
+// Ends `task` before the next step when somebody unloads one of its adapters by
+// force.
+void WatchAdapters(GenerationTask& task) {
+  task.adapter_withdrawn = std::make_shared<std::atomic<bool>>(false);
+  for (RequestedAdapter& adapter : task.adapters) {
+    adapter.handle.OnForcedUnload([withdrawn = task.adapter_withdrawn] {
+      withdrawn->store(true, std::memory_order_relaxed);
+    });
+  }
 }
 
 }  // namespace
@@ -32,8 +47,10 @@ RequestScheduler::RequestScheduler(Engine* engine, Executor* encoder,
       options_(options),
       resident_(engine),
       guard_(&resident_,
-             [this](const absl::Status& status) { OnDrift(status); }),
+             [this](const absl::Status& status) { OnDrift(status); },
+             options.on_verified),
       runner_(engine, &resident_, clock, &aborting_),
+      next_places_(clock->Now() + kPlacesInterval),
       ledger_(max_batch()),
       owner_thread_([this] { RunOwnerThread(); }) {}
 
@@ -50,6 +67,7 @@ RequestScheduler::~RequestScheduler() {
 
 absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
   const absl::Time now = clock_->Now();
+  WatchAdapters(*task);
   GRAFT_RETURN_IF_ERROR(CheckTaskLiveness(*task, now, {}));
   GRAFT_RETURN_IF_ERROR(guard_.status());
 
@@ -80,7 +98,7 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
     if (refusal.ok()) {
       replies = std::make_shared<RequestReplies>(
           std::move(task), encoder_, clock_, [this] { OnRequestDone(); });
-      queue_.Push({view.id, replies, now});
+      queue_.Push({view.id, replies, now, place.position});
       ledger_.Add(std::move(view));
       ++unfinished_;
     }
@@ -122,19 +140,25 @@ SchedulerLoad RequestScheduler::load() const {
   absl::MutexLock lock(&mu_);
   load.waiting = ledger_.waiting();
   load.running = ledger_.started();
+  load.unfinished = unfinished_;
   load.batch_size = batch_size_;
   load.waiting_work = ledger_.waiting_work();
   load.backlog = rate_.TimeFor(ledger_.work_left());
   return load;
 }
 
+void RequestScheduler::StopAdmitting() {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+}
+
 void RequestScheduler::Drain(absl::Duration timeout) {
   const auto all_done = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return unfinished_ == 0;
   };
+  StopAdmitting();
   {
     absl::MutexLock lock(&mu_);
-    draining_ = true;
     if (mu_.AwaitWithTimeout(absl::Condition(&all_done), timeout)) return;
   }
   Abort();
@@ -221,6 +245,7 @@ void RequestScheduler::RunOwnerThread() {
     EndUnwanted();
     if (!GuardBase()) continue;
     const std::vector<BatchMember> batch = ChooseBatch();
+    TellPlaces();
     if (!batch.empty()) RunBatch(batch);
   }
 }
@@ -298,6 +323,31 @@ std::vector<BatchMember> RequestScheduler::ChooseBatch() {
     batch.push_back({&FindActive(image.request_id), image.image_index});
   }
   return batch;
+}
+
+void RequestScheduler::TellPlaces() {
+  const absl::Time now = clock_->Now();
+  if (now < next_places_) return;
+  next_places_ = now + kPlacesInterval;
+  struct Move {
+    std::shared_ptr<RequestReplies> replies;
+    int position;
+    absl::Duration wait;
+  };
+  std::vector<Move> moves;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const RequestView& view : ledger_.state().requests) {
+      if (view.started) continue;
+      AcceptedRequest& request = queue_.requests().at(view.id);
+      const QueuePlace place = PlaceOf(ledger_.state(), view);
+      if (place.position == request.told_position) continue;
+      request.told_position = place.position;
+      moves.push_back({request.replies, place.position,
+                       rate_.TimeFor(place.work_ahead)});
+    }
+  }
+  for (const Move& move : moves) move.replies->Moved(move.position, move.wait);
 }
 
 void RequestScheduler::RunBatch(const std::vector<BatchMember>& batch) {

@@ -62,6 +62,10 @@ class RequestScheduler {
     // changes: with BASE_WEIGHTS_DRIFT when they differ from what was loaded,
     // or cannot be repaired; with OK when they are intact again.
     std::function<void(const absl::Status&)> on_drift = nullptr;
+    // Called on the owner thread with the outcome of every verification of the
+    // base's weights, those included that the scheduler makes itself.
+    std::function<void(const absl::StatusOr<VerifyReport>&)> on_verified =
+        nullptr;
     // Called on the owner thread after every step, for metrics.
     std::function<void(const BatchReport&)> on_step = nullptr;
   };
@@ -80,7 +84,8 @@ class RequestScheduler {
   // Takes the task, or refuses it, and then the observer is never called:
   // QUEUE_FULL or DRAINING with a retry delay, DEADLINE_IN_QUEUE when the
   // deadline has passed or will have when its turn comes, CLIENT_CANCELLED,
-  // BASE_WEIGHTS_DRIFT while the base is damaged.
+  // ADMIN_CANCELLED when one of its adapters is being unloaded by force (which
+  // ends it later, too), BASE_WEIGHTS_DRIFT while the base is damaged.
   absl::Status Submit(std::unique_ptr<GenerationTask> task)
       ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -113,6 +118,9 @@ class RequestScheduler {
 
   // What there is to do now.
   SchedulerLoad load() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Refuses new tasks from now on. The accepted ones go on.
+  void StopAdmitting() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Refuses new tasks, then waits until the accepted ones are done or `timeout`
   // is over; what is left then ends CANCELLED. Returns when nothing runs.
@@ -166,6 +174,10 @@ class RequestScheduler {
   // nothing to do.
   std::vector<BatchMember> ChooseBatch() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Tells waiting clients whose place in the queue has changed, every now and
+  // then.
+  void TellPlaces() ABSL_LOCKS_EXCLUDED(mu_);
+
   // Has `batch` make its step.
   void RunBatch(const std::vector<BatchMember>& batch) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -193,6 +205,7 @@ class RequestScheduler {
   // Owner thread.
   BatchRunner runner_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;
+  absl::Time next_places_;  // when TellPlaces has something to do
 
   mutable absl::Mutex mu_;
   // Every request that is not over; those that wait are in queue_ as well.

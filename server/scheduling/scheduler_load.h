@@ -13,6 +13,7 @@ namespace graft {
 struct SchedulerLoad {
   int waiting = 0;     // requests that were accepted and have not begun
   int running = 0;     // requests that have begun, those included that yield
+  int unfinished = 0;  // requests that were accepted and whose end is not told
   int batch_size = 0;  // images in the step that runs now or ran last; 0: idle
   int64_t waiting_work = 0;  // steps x images x pixels of those that wait
   // Until all that was accepted is done; zero if the speed is not known yet.

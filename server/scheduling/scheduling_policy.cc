@@ -330,20 +330,25 @@ BatchChoice ChooseBatch(const SchedulingState& state) {
   return BatchChooser(state).Choose();
 }
 
-QueuePlace PlaceOf(const SchedulingState& state, const RequestView& newcomer) {
+QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting) {
   QueuePlace place;
   std::map<std::string, int64_t> waiting_work;  // by tenant
   for (const RequestView& request : state.requests) {
-    if (MayOvertake(newcomer, request)) continue;
+    if (request.id == waiting.id) continue;
+    const bool is_before = request.started || request.id < waiting.id;
+    if (is_before ? MayOvertake(waiting, request)
+                  : !MayOvertake(request, waiting)) {
+      continue;
+    }
     ++place.position;
     (request.started ? place.work_ahead : waiting_work[request.tenant]) +=
         request.WorkLeft();
   }
-  const int64_t own = waiting_work[newcomer.tenant];
+  const int64_t own = waiting_work[waiting.tenant];
   for (const auto& [tenant, work] : waiting_work) {
-    place.work_ahead += tenant == newcomer.tenant
+    place.work_ahead += tenant == waiting.tenant
                             ? work
-                            : std::min(work, own + newcomer.WorkLeft());
+                            : std::min(work, own + waiting.WorkLeft());
   }
   return place;
 }

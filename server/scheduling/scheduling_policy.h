@@ -95,15 +95,16 @@ bool MayOvertake(const RequestView& urgent, const RequestView& other);
 // image.
 BatchChoice ChooseBatch(const SchedulingState& state);
 
-// How long the way of a newcomer is.
+// How long the way of a request is.
 struct QueuePlace {
   int position = 0;        // requests before it
   int64_t work_ahead = 0;  // of theirs, at most
 };
 
-// The place that `newcomer` would have: behind all that it may not overtake;
-// of other tenants' waiting requests at most as much as of its own.
-QueuePlace PlaceOf(const SchedulingState& state, const RequestView& newcomer);
+// The place of a request that waits or, with an id larger than all, would have
+// to: behind all before it that it may not overtake, and those after it that may
+// overtake it; of other tenants' waiting requests at most as much as of its own.
+QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting);
 
 }  // namespace graft
 

@@ -4,16 +4,27 @@
 #include "server/common/error.h"
 
 namespace graft {
+namespace {
+
+bool IsSet(const CancelFlag& flag) {
+  return flag != nullptr && flag->load(std::memory_order_relaxed);
+}
+
+}  // namespace
 
 absl::Status CheckTaskLiveness(const GenerationTask& task, absl::Time now,
                                const TaskProgress& progress) {
   // The deadline first: when it passes, gRPC reports a cancellation as well.
   if (now < task.deadline) {
-    const bool cancelled = task.cancelled != nullptr &&
-                           task.cancelled->load(std::memory_order_relaxed);
-    if (!cancelled) return absl::OkStatus();
-    return Error(ErrorReason::kClientCancelled,
-                 "the client cancelled the request or went away");
+    if (IsSet(task.cancelled)) {
+      return Error(ErrorReason::kClientCancelled,
+                   "the client cancelled the request or went away");
+    }
+    if (IsSet(task.adapter_withdrawn)) {
+      return Error(ErrorReason::kAdminCancelled,
+                   "an adapter of the request was unloaded by force");
+    }
+    return absl::OkStatus();
   }
   if (!progress.started) {
     return Error(ErrorReason::kDeadlineInQueue,

@@ -16,7 +16,8 @@ struct TaskProgress {
 
 // Whether `task` is worth going on with at `now`: DEADLINE_IN_QUEUE or, once
 // started, DEADLINE_RUNNING with the metadata "steps_done" and "image_index"
-// when its deadline has passed; CLIENT_CANCELLED when its flag is set; else OK.
+// when its deadline has passed; CLIENT_CANCELLED or, for an adapter that was
+// withdrawn, ADMIN_CANCELLED when the task's flag is set; else OK.
 absl::Status CheckTaskLiveness(const GenerationTask& task, absl::Time now,
                                const TaskProgress& progress);
 

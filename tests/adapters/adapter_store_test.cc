@@ -56,10 +56,10 @@ class AdapterStoreTest : public testing::Test {
   }
 
   // The outcome of an unload that does not have to wait.
-  absl::StatusOr<PreparedAdapterPtr> UnloadNow(const std::string& name,
-                                               bool wait = true) {
+  absl::StatusOr<PreparedAdapterPtr> UnloadNow(
+      const std::string& name, UnloadMode mode = UnloadMode::kWait) {
     std::optional<absl::StatusOr<PreparedAdapterPtr>> outcome;
-    store_->Unload(name, wait,
+    store_->Unload(name, mode,
                    [&outcome](auto result) { outcome = std::move(result); });
     if (outcome.has_value()) return *std::move(outcome);
     ADD_FAILURE() << "the unload of " << name << " waits";
@@ -285,13 +285,14 @@ TEST_F(AdapterStoreTest, UnloadWaitsForTheLastHandle) {
   std::optional<AdapterHandle> first = store_->Acquire("ink").value();
   std::optional<AdapterHandle> second = store_->Acquire("ink").value();
   bool done = false;
-  store_->Unload("ink", true, [&](absl::StatusOr<PreparedAdapterPtr> result) {
-    done = true;
-    EXPECT_THAT(result, IsOk());
-    EXPECT_EQ(result->use_count(), 1);
-    // No lock is held: the store may be called from here.
-    EXPECT_THAT(store_->List(), IsEmpty());
-  });
+  store_->Unload("ink", UnloadMode::kWait,
+                 [&](absl::StatusOr<PreparedAdapterPtr> result) {
+                   done = true;
+                   EXPECT_THAT(result, IsOk());
+                   EXPECT_EQ(result->use_count(), 1);
+                   // No lock is held: the store may be called from here.
+                   EXPECT_THAT(store_->List(), IsEmpty());
+                 });
   EXPECT_EQ(StateOf("ink"), AdapterState::kUnloading);
   EXPECT_THAT(store_->Acquire("ink"), HasReason(ErrorReason::kAdapterNotFound));
   first.reset();
@@ -303,7 +304,7 @@ TEST_F(AdapterStoreTest, UnloadWaitsForTheLastHandle) {
 TEST_F(AdapterStoreTest, UnloadCanRefuseToWait) {
   ASSERT_THAT(LoadInk(), IsOk());
   const AdapterHandle handle = store_->Acquire("ink").value();
-  const auto refused = UnloadNow("ink", /*wait=*/false);
+  const auto refused = UnloadNow("ink", UnloadMode::kOnlyIfUnused);
   EXPECT_THAT(refused, HasReason(ErrorReason::kAdapterInUse));
   EXPECT_THAT(GetErrorMetadata(refused.status()),
               Contains(Pair("in_flight", "1")));
@@ -314,7 +315,8 @@ TEST_F(AdapterStoreTest, UnloadOfAnUnknownOrUnloadingNameIsNotFound) {
   EXPECT_THAT(UnloadNow("ink"), HasReason(ErrorReason::kAdapterNotFound));
   ASSERT_THAT(LoadInk(), IsOk());
   const AdapterHandle handle = store_->Acquire("ink").value();
-  store_->Unload("ink", true, [](absl::StatusOr<PreparedAdapterPtr>) {});
+  store_->Unload("ink", UnloadMode::kWait,
+                 [](absl::StatusOr<PreparedAdapterPtr>) {});
   EXPECT_THAT(UnloadNow("ink"), HasReason(ErrorReason::kAdapterNotFound));
 }
 
@@ -322,7 +324,7 @@ TEST_F(AdapterStoreTest, ANameThatIsBeingUnloadedIsFree) {
   ASSERT_THAT(LoadInk(), IsOk());
   std::optional<AdapterHandle> handle = store_->Acquire("ink").value();
   bool done = false;
-  store_->Unload("ink", true,
+  store_->Unload("ink", UnloadMode::kWait,
                  [&done](absl::StatusOr<PreparedAdapterPtr>) { done = true; });
   ASSERT_THAT(Load(PenAsInk()), IsOk());
   EXPECT_FALSE(done);
@@ -337,7 +339,7 @@ TEST_F(AdapterStoreTest, HandlesMayOutliveTheStore) {
   ASSERT_THAT(LoadInk(), IsOk());
   std::optional<AdapterHandle> handle = store_->Acquire("ink").value();
   bool done = false;
-  store_->Unload("ink", true,
+  store_->Unload("ink", UnloadMode::kWait,
                  [&done](absl::StatusOr<PreparedAdapterPtr>) { done = true; });
   store_.reset();
   EXPECT_EQ(handle->sha256(), ink_digest_);
@@ -459,13 +461,14 @@ class Contender {
   void Unload(const std::string& name) {
     // Shared: the last handle of another thread may end the unload.
     const auto done = std::make_shared<absl::Notification>();
-    store_->Unload(
-        name, true, [done](const absl::StatusOr<PreparedAdapterPtr>& result) {
-          if (!result.ok()) {
-            EXPECT_THAT(result, HasReason(ErrorReason::kAdapterNotFound));
-          }
-          done->Notify();
-        });
+    store_->Unload(name, UnloadMode::kWait,
+                   [done](const absl::StatusOr<PreparedAdapterPtr>& result) {
+                     if (!result.ok()) {
+                       EXPECT_THAT(result,
+                                   HasReason(ErrorReason::kAdapterNotFound));
+                     }
+                     done->Notify();
+                   });
     EXPECT_TRUE(done->WaitForNotificationWithTimeout(absl::Seconds(60)));
   }
 

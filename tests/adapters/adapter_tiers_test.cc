@@ -59,7 +59,10 @@ TEST_F(AdapterTiersTest, AFullDeviceDropsWhatWasNotUsedForLongest) {
   EXPECT_EQ(ResidencyOf("c"), Residency::kDevice);
   EXPECT_EQ(engine_.live_prepared(), 2);
   EXPECT_EQ(store_->stats().device_evictions, 1);
+  EXPECT_EQ(store_->stats().host_adapters, 3);
+  EXPECT_EQ(store_->stats().device_adapters, 2);
   EXPECT_EQ(store_->stats().device_bytes, 2 * kDeviceBytes);
+  EXPECT_EQ(store_->stats().max_device_bytes, 2 * kDeviceBytes);
 }
 
 TEST_F(AdapterTiersTest, WhatWasDroppedIsPreparedAgainFromHostMemory) {
@@ -73,8 +76,10 @@ TEST_F(AdapterTiersTest, WhatWasDroppedIsPreparedAgainFromHostMemory) {
   EXPECT_EQ(ResidencyOf("b"), Residency::kHost);
   EXPECT_EQ(this->reads(), reads);
   EXPECT_EQ(store_->stats().misses, 1);
-  EXPECT_THAT(store_->AcquireResident("a"), IsOk());
+  EXPECT_EQ(store_->stats().hits, 0);
+  EXPECT_THAT(store_->Acquire("a"), IsOk());
   EXPECT_EQ(store_->stats().hits, 1);
+  EXPECT_EQ(store_->stats().misses, 1);
 }
 
 TEST_F(AdapterTiersTest, WhatARequestHoldsIsNotDropped) {
@@ -277,6 +282,21 @@ TEST_F(AdapterTiersTest, APinnedAdapterIsNotUnloaded) {
   EXPECT_THAT(Unload("a"), IsOk());
   EXPECT_THAT(store_->SetPinned("a", true),
               HasReason(ErrorReason::kAdapterNotFound));
+}
+
+TEST_F(AdapterTiersTest, ALoadMayPin) {
+  EXPECT_TRUE(
+      store_->Load({.path = "a.safetensors", .pinned = true})->adapter.pinned);
+  ASSERT_THAT(Load("b"), IsOk());
+  ASSERT_FALSE(store_->Get("b")->pinned);
+  EXPECT_TRUE(
+      store_->Load({.path = "b.safetensors", .pinned = true})->adapter.pinned);
+  ASSERT_THAT(Load("c"), IsOk());
+  EXPECT_THAT(
+      store_->Load(
+          {.path = "c.safetensors", .validate_only = true, .pinned = true}),
+      IsOk());
+  EXPECT_FALSE(store_->Get("c")->pinned);
 }
 
 TEST_F(AdapterTiersTest, APinGoesOverToTheReplacement) {

@@ -52,6 +52,23 @@ TEST(ThreadPoolExecutorTest, UsesAllItsThreads) {
   meet();
 }
 
+TEST(ThreadPoolExecutorTest, IsIdleWhenTheLastJobIsOver) {
+  ThreadPoolExecutor executor(2);
+  EXPECT_TRUE(executor.WaitUntilIdle(absl::ZeroDuration()));
+  absl::Notification go;
+  std::atomic<int> runs = 0;
+  for (int i = 0; i < 3; ++i) {
+    executor.Run([&] {
+      go.WaitForNotification();
+      ++runs;
+    });
+  }
+  EXPECT_FALSE(executor.WaitUntilIdle(absl::ZeroDuration()));
+  go.Notify();
+  EXPECT_TRUE(executor.WaitUntilIdle(absl::InfiniteDuration()));
+  EXPECT_EQ(runs, 3);
+}
+
 TEST(ThreadPoolExecutorTest, DestructorRunsWhatIsQueued) {
   std::atomic<int> runs = 0;
   absl::Notification go;

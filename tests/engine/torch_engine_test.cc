@@ -40,6 +40,10 @@ int NumSwitches() {
   return count;
 }
 
+// A diffusers folder to switch in, in place of the tiny one; for
+// WeightsDependOnBaseAndSetAlone at full size.
+const char* OwnModel() { return std::getenv("GRAFT_TEST_MODEL"); }
+
 class TorchEngineTest
     : public ::testing::TestWithParam<std::tuple<ComputeDtype, RestoreMode>> {
  protected:
@@ -52,7 +56,7 @@ class TorchEngineTest
   std::unique_ptr<Engine> NewEngine(RestoreMode restore,
                                     SwitchFault fault = nullptr) const {
     EngineOptions options;
-    options.model_dir = folder_.path();
+    options.model_dir = OwnModel() != nullptr ? OwnModel() : folder_.path();
     // tests/gpu/run.sh runs the same tests on a GPU.
     const char* const device = std::getenv("GRAFT_TEST_DEVICE");
     options.device = device != nullptr ? device : "cpu";
@@ -116,7 +120,8 @@ std::vector<RandomWeightsOptions> AllKinds() {
   for (const RandomWeightsKind kind : kAllRandomWeightsKinds) {
     options.push_back({.kind = kind,
                        .seed = 100 + options.size(),
-                       .dtype = dtypes[options.size() % 3]});
+                       .dtype = dtypes[options.size() % 3],
+                       .one_module_of = OwnModel() != nullptr ? 30 : 2});
   }
   return options;
 }
@@ -383,6 +388,26 @@ TEST_P(TorchEngineTest, SwitchesBetweenSteps) {
   EXPECT_NE(draw(both, both, false), late_both);
   EXPECT_EQ(draw({}, {}, true), base);
   EXPECT_EQ(draw({}, both, true), late_both);
+}
+
+TEST_P(TorchEngineTest, PreviewsOfEachSamplerFollowTheSteps) {
+  const std::unique_ptr<Engine> engine = NewEngine();
+  GenerationParams params = SmallParams();
+  for (const std::string& sampler : SamplerNames()) {
+    params.sampler = sampler;
+    auto generation = *engine->Begin(params);
+    Generation* const raw = generation.get();
+    std::vector<Image> previews;
+    while (raw->steps_done() < raw->steps_total()) {
+      ASSERT_THAT(engine->Step({&raw, 1}), IsOk());
+      const auto preview = engine->Preview(*raw);
+      ASSERT_THAT(preview.status(), IsOk());
+      EXPECT_EQ(preview->width, params.width / 2);  // a pixel per latent's
+      EXPECT_EQ(preview->height, params.height / 2);
+      previews.push_back(*preview);
+    }
+    EXPECT_NE(previews.front().rgb, previews.back().rgb) << sampler;
+  }
 }
 
 TEST_P(TorchEngineTest, ExportsWhatIsResident) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "client/command_line.h"
@@ -20,6 +21,7 @@ namespace {
 
 using nlohmann::json;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::MatchesRegex;
@@ -226,6 +228,55 @@ TEST_F(CliTest, AdaptersAreLoadedListedAndUnloaded) {
             json({{"adapters", json::array()}}));
   EXPECT_THAT(Run({"adapter", "unload", "ink"}).err,
               StartsWith("graft: NOT_FOUND ADAPTER_NOT_FOUND: "));
+}
+
+TEST_F(CliTest, PinnedAdaptersStay) {
+  LoadInk();
+  EXPECT_EQ(RunOk({"adapter", "pin", "ink"}), "pinned: ink\n");
+  EXPECT_THAT(RunOk({"adapter", "list"}), HasSubstr("device, pinned"));
+  EXPECT_EQ(
+      RunJson({"adapter", "list", "--json"}).at("adapters").at(0).at("pinned"),
+      true);
+  EXPECT_THAT(Run({"adapter", "unload", "ink"}).err,
+              StartsWith("graft: FAILED_PRECONDITION ADAPTER_PINNED: "));
+  EXPECT_EQ(RunOk({"adapter", "unpin", "ink"}), "unpinned: ink\n");
+  RunOk({"adapter", "unload", "ink", "--if-unused"});
+  daemon_.adapter_dir().Write("night.safetensors", TinyLoraFile(1));
+  RunOk({"adapter", "load", "night.safetensors", "--pin"});
+  EXPECT_THAT(Run({"adapter", "unload", "night", "--force"}).err,
+              HasSubstr("ADAPTER_PINNED"));
+  EXPECT_EQ(
+      Run({"adapter", "unload", "night", "--force", "--if-unused"}).exit_code,
+      2);
+}
+
+TEST_F(CliTest, StatusTellsTheLoad) {
+  LoadInk();
+  RunOk({"generate", "a star", "--adapter", "ink=0.5", "--out", Out("a.png")});
+  const std::string text = RunOk({"status"});
+  EXPECT_THAT(text, HasSubstr("state      serving\n"));
+  EXPECT_THAT(text, HasSubstr("0 running, 0 waiting"));
+  EXPECT_THAT(text, HasSubstr("merged     ink=0.5\n"));
+  const json status = RunJson({"status", "--json"});
+  EXPECT_EQ(status.at("draining"), false);
+  EXPECT_EQ(status.at("waiting_requests"), 0);
+  EXPECT_EQ(status.at("resident").at(0).at("name"), "ink");
+  EXPECT_EQ(status.at("host").at("adapters"), 1);
+  EXPECT_EQ(status.at("device").at("max_bytes"), 0);
+}
+
+TEST_F(CliTest, DrainTellsWhetherAnythingIsLeft) {
+  daemon_.engine().Block(FakeEngine::Call::kStep);
+  std::thread client([&] { Run({"generate", "a", "--out", Out("a.png")}); });
+  ASSERT_TRUE(daemon_.engine().WaitUntilBlocked(FakeEngine::Call::kStep));
+  const Ran busy = Run({"drain", "--wait", "0.001"});
+  EXPECT_EQ(busy.exit_code, 1);
+  EXPECT_EQ(busy.out, "draining: 1 request left\n");
+  EXPECT_THAT(busy.err, HasSubstr("DEADLINE_EXCEEDED NO_REASON: 1 request"));
+  EXPECT_THAT(RunOk({"status"}), HasSubstr("state      draining\n"));
+  daemon_.engine().Unblock(FakeEngine::Call::kStep);
+  client.join();
+  EXPECT_THAT(RunOk({"drain"}), EndsWith("drained\n"));
 }
 
 TEST_F(CliTest, FileOfThisMachineIsUploaded) {

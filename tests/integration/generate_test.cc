@@ -22,10 +22,12 @@ namespace graft {
 namespace {
 
 using Call = FakeEngine::Call;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 using testing::SizeIs;
+using testing::StartsWith;
 
 // What one call gave.
 struct Answer {
@@ -149,6 +151,23 @@ TEST_F(GenerateTest, StreamsTheWholeLifeOfARequest) {
   EXPECT_EQ(answer.finished.base_sha256(), daemon_.engine().info().base_sha256);
   ASSERT_THAT(answer.images, SizeIs(1));
   EXPECT_EQ(Pixels(answer.images[0]), Pixels(Expected(request, {})));
+}
+
+TEST_F(GenerateTest, SendsPreviewsToThoseWhoAsk) {
+  v1::GenerateImageRequest request = Request();
+  EXPECT_THAT(Generate(request).kinds, Not(Contains("preview")));
+
+  request.set_preview_interval(2);
+  daemon_.engine().Block(Call::kFinish);
+  grpc::ClientContext context;
+  const auto reader = generation_->GenerateImage(&context, request);
+  v1::GenerateImageResponse event;
+  while (!event.has_preview()) ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.preview().step(), 2u);
+  EXPECT_EQ(event.preview().steps(), 3u);
+  EXPECT_THAT(event.preview().png(), StartsWith("\x89PNG"));
+  daemon_.engine().Unblock(Call::kFinish);
+  EXPECT_TRUE(ReadAll(*reader).status.ok());
 }
 
 TEST_F(GenerateTest, RequestWithoutIdGetsOne) {

@@ -1,19 +1,17 @@
 // What Prometheus sees.
 
-#include <arpa/inet.h>
 #include <grpcpp/client_context.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "client/graft_client.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
 #include "tests/integration/in_process_daemon.h"
+#include "tests/integration/scrape.h"
 #include "tests/testing/adapter_file_builder.h"
 #include "tests/testing/status_matchers.h"
 
@@ -22,28 +20,6 @@ namespace {
 
 using testing::HasSubstr;
 using testing::Not;
-
-// GET /metrics of 127.0.0.1, with its header; empty if nobody answers.
-std::string Scrape(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  std::string text;
-  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) ==
-      0) {
-    constexpr char kRequest[] =
-        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    EXPECT_GT(send(fd, kRequest, sizeof(kRequest) - 1, 0), 0);
-    char buffer[4096];
-    for (ssize_t size; (size = recv(fd, buffer, sizeof(buffer), 0)) > 0;) {
-      text.append(buffer, static_cast<size_t>(size));
-    }
-  }
-  close(fd);
-  return text;
-}
 
 class MetricsTest : public testing::Test {
  protected:
@@ -98,7 +74,15 @@ TEST_F(MetricsTest, CountsRequestsImagesStepsAndSwitches) {
               HasSubstr("graft_adapter_switch_duration_seconds_count 1\n"));
   EXPECT_THAT(metrics,
               HasSubstr("graft_adapter_loads_total{result=\"ok\"} 1\n"));
-  EXPECT_THAT(metrics, HasSubstr("graft_adapter_loaded{adapter=\"ink\"} 1\n"));
+  EXPECT_THAT(metrics,
+              HasSubstr("graft_adapter_loads_total{result=\"error\"} 0\n"));
+  EXPECT_THAT(metrics,
+              HasSubstr("graft_adapter_loaded{adapter=\"ink\",level=\"device\","
+                        "pinned=\"false\"} 1\n"));
+  EXPECT_THAT(metrics,
+              HasSubstr("graft_adapter_requests_total{adapter=\"ink\"} 1\n"));
+  EXPECT_THAT(metrics, HasSubstr("graft_adapter_cache_hits_total 1\n"));
+  EXPECT_THAT(metrics, HasSubstr("graft_adapter_cache_misses_total 0\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_adapter_merged{adapter=\"ink\"} 1\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_memory_bytes{kind=\"base\"} 1000\n"));
   EXPECT_THAT(metrics, Not(HasSubstr("secret")));
@@ -122,12 +106,89 @@ TEST_F(MetricsTest, TellsWhatWaitsAndRuns) {
   Await("graft_requests_running 0\n");
 }
 
+TEST_F(MetricsTest, TellsTheAdaptersOfEachLevel) {
+  for (const int variant : {0, 1}) {
+    const std::string file = std::string(variant == 0 ? "a" : "b");
+    daemon_.adapter_dir().Write(file + ".safetensors", TinyLoraFile(variant));
+    v1::LoadAdapterRequest load;
+    load.set_path(file + ".safetensors");
+    load.set_pinned(variant == 1);
+    ASSERT_TRUE(client_.LoadAdapter(load).ok());
+  }
+  const std::string metrics = Metrics();
+  for (const char* const line :
+       {"graft_adapters_loaded{level=\"host\"} 2\n",
+        "graft_adapters_loaded{level=\"device\"} 2\n",
+        "graft_adapter_evictions_total{tier=\"host\"} 0\n",
+        "graft_adapter_evictions_total{tier=\"device\"} 0\n",
+        "graft_adapter_loaded{adapter=\"b\",level=\"device\",pinned=\"true\"} "
+        "1\n"}) {
+    EXPECT_THAT(metrics, HasSubstr(line));
+  }
+  EXPECT_THAT(metrics, testing::ContainsRegex(
+                           "graft_adapter_bytes.level=\"host\". [1-9]"));
+  EXPECT_THAT(metrics, testing::ContainsRegex(
+                           "graft_adapter_bytes.level=\"device\". [1-9]"));
+  EXPECT_THAT(metrics,
+              testing::ContainsRegex("\nprocess_resident_memory_bytes [1-9]"));
+}
+
+TEST_F(MetricsTest, TellsRoutersWhichAdaptersRunAndWait) {
+  for (const char* const name : {"a", "b"}) {
+    daemon_.adapter_dir().Write(std::string(name) + ".safetensors",
+                                TinyLoraFile(*name));
+    v1::LoadAdapterRequest load;
+    load.set_path(std::string(name) + ".safetensors");
+    ASSERT_TRUE(client_.LoadAdapter(load).ok());
+  }
+  daemon_.engine().Block(FakeEngine::Call::kStep);
+  const auto generate = [this](const char* name) {
+    v1::GenerateImageRequest request;
+    request.set_steps(1);
+    request.add_adapters()->set_name(name);
+    EXPECT_TRUE(
+        client_.Generate(request, [](const v1::GenerateImageResponse&) {})
+            .ok());
+  };
+  std::thread running([&] { generate("a"); });
+  ASSERT_TRUE(daemon_.engine().WaitUntilBlocked(FakeEngine::Call::kStep));
+  std::thread waiting([&] { generate("b"); });
+  Await(
+      "graft_lora_requests_info{max_lora=\"16\",running_lora_adapters=\"a\","
+      "waiting_lora_adapters=\"b\"} 1");
+  daemon_.engine().Unblock(FakeEngine::Call::kStep);
+  running.join();
+  waiting.join();
+}
+
+// A label must not have any number of values.
+TEST_F(MetricsTest, NamesOfAdaptersInLabelsAreBounded) {
+  DaemonMetrics metrics;
+  ASSERT_THAT(metrics.Listen("127.0.0.1:0"), IsOk());
+  const RpcHooks hooks = metrics.Count(DefaultRpcHooks());
+  for (size_t i = 0; i < DaemonMetrics::kMaxAdapterNames + 2; ++i) {
+    GenerationSummary summary;
+    summary.adapters.emplace_back().name = "a" + std::to_string(i);
+    hooks.on_generated(absl::OkStatus(), summary);
+  }
+  const std::string text = Scrape(metrics.port());
+  EXPECT_THAT(text,
+              HasSubstr("graft_adapter_requests_total{adapter=\"a999\"} 1\n"));
+  EXPECT_THAT(text, Not(HasSubstr("adapter=\"a1000\"")));
+  EXPECT_THAT(
+      text, HasSubstr("graft_adapter_requests_total{adapter=\"_other\"} 2\n"));
+}
+
 TEST_F(MetricsTest, TellsDamageOfTheBase) {
   EXPECT_THAT(Metrics(), HasSubstr("graft_base_weights_intact 1\n"));
+  ASSERT_TRUE(client_.VerifyBaseWeights({}).ok());
+  EXPECT_THAT(Metrics(), HasSubstr("graft_base_weights_verifications_total{"
+                                   "result=\"intact\"} 1\n"));
   daemon_.engine().SetDrift({"a"}, /*repairable=*/false);
   v1::VerifyBaseWeightsRequest request;
   ASSERT_TRUE(client_.VerifyBaseWeights(request).ok());
   EXPECT_THAT(Metrics(), HasSubstr("graft_base_weights_intact 0\n"));
+  Await("graft_base_weights_verifications_total{result=\"damaged\"} ");
 }
 
 TEST(MetricsListenTest, TakenPortIsAnError) {

@@ -84,6 +84,67 @@ TEST_F(SecurityTest, MutualTlsWantsACertificateOfTheClientToo) {
             absl::StatusCode::kUnavailable);
 }
 
+// Without tokens, the certificate's name is the tenant, and all may do all.
+TEST_F(SecurityTest, TenantIsWhomTheCertificateNames) {
+  WriteIdentity(authority_);
+  const CertificateAuthority clients("clients");
+  files_.Write("clients.pem", clients.certificate());
+  InProcessDaemon daemon([this](DaemonOptions& options) {
+    UseTls(options);
+    options.transport.tls.client_ca = files_.File("clients.pem");
+  });
+  v1::GenerateImageRequest request;
+  request.set_steps(1);
+  request.set_request_id("id");
+  const auto generate = [&](const KeyPair& pair) {
+    return GraftClient({.server = daemon.address(),
+                        .security = {.server_ca = authority_.certificate(),
+                                     .certificate = pair.certificate,
+                                     .key = pair.key}})
+        .Generate(request, [](const v1::GenerateImageResponse&) {})
+        .status();
+  };
+  const auto begun = [&daemon] {
+    return daemon.engine().calls(FakeEngine::Call::kBegin);
+  };
+  EXPECT_TRUE(generate(clients.Issue("a", "")).ok());
+  EXPECT_EQ(begun(), 1);
+  // Another key and other names of the same caller: the request is a replay.
+  EXPECT_TRUE(generate(clients.Issue("b", "DNS:a")).ok());
+  EXPECT_TRUE(generate(clients.Issue("c", "DNS:b,URI:a")).ok());
+  EXPECT_EQ(begun(), 1);
+  EXPECT_TRUE(generate(clients.Issue("b", "")).ok());
+  EXPECT_EQ(begun(), 2);
+  EXPECT_TRUE(generate(clients.Issue("a", "URI:spiffe://studio/a")).ok());
+  EXPECT_EQ(begun(), 3);
+  const absl::Status nobody = generate(clients.Issue("", "IP:127.0.0.1"));
+  EXPECT_EQ(nobody.code(), absl::StatusCode::kUnauthenticated) << nobody;
+  EXPECT_EQ(ErrorReasonOf(nobody), "TOKEN_INVALID");
+}
+
+TEST_F(SecurityTest, WithTokensTheCertificateAloneDoesNotDo) {
+  WriteIdentity(authority_);
+  const CertificateAuthority clients("clients");
+  files_.Write("clients.pem", clients.certificate());
+  const std::string tokens =
+      files_.Write("tokens", TokenLine("studio:read", "secret"));
+  InProcessDaemon daemon([&](DaemonOptions& options) {
+    UseTls(options);
+    options.transport.tls.client_ca = files_.File("clients.pem");
+    options.token_file = tokens;
+  });
+  const KeyPair pair = clients.Issue("studio");
+  const ChannelSecurity security = {.server_ca = authority_.certificate(),
+                                    .certificate = pair.certificate,
+                                    .key = pair.key};
+  EXPECT_EQ(ErrorReasonOf(Ask(daemon, security)), "TOKEN_INVALID");
+  EXPECT_TRUE(Ask(daemon, security, "secret").ok());
+  GraftClient client(
+      {.server = daemon.address(), .security = security, .token = "secret"});
+  EXPECT_EQ(ErrorReasonOf(client.VerifyBaseWeights({}).status()),
+            "ROLE_NOT_ALLOWED");
+}
+
 TEST_F(SecurityTest, NewCertificateNeedsNoRestart) {
   WriteIdentity(authority_);
   InProcessDaemon daemon([this](DaemonOptions& options) { UseTls(options); });
@@ -111,6 +172,31 @@ TEST_F(SecurityTest, TokensAreCheckedBeforeAnythingElse) {
   const absl::Status refused = client.LoadAdapter(load).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(ErrorReasonOf(refused), "ROLE_NOT_ALLOWED");
+}
+
+// What the caller may not touch is not looked up: no error tells whether it
+// exists.
+TEST_F(SecurityTest, RolesAreCheckedBeforeNames) {
+  const std::string tokens =
+      files_.Write("tokens", TokenLine("studio:read", "secret"));
+  InProcessDaemon daemon(
+      [&](DaemonOptions& options) { options.token_file = tokens; });
+  GraftClient client({.server = daemon.address(), .token = "secret"});
+  v1::UnloadAdapterRequest unload;
+  unload.set_name("nobody");
+  EXPECT_EQ(ErrorReasonOf(client.UnloadAdapter(unload).status()),
+            "ROLE_NOT_ALLOWED");
+  v1::UpdateAdapterRequest update;
+  update.mutable_adapter()->set_name("nobody");
+  EXPECT_EQ(ErrorReasonOf(client.UpdateAdapter(update).status()),
+            "ROLE_NOT_ALLOWED");
+  v1::GenerateImageRequest generate;
+  generate.add_adapters()->set_name("nobody");
+  EXPECT_EQ(
+      ErrorReasonOf(
+          client.Generate(generate, [](const v1::GenerateImageResponse&) {})
+              .status()),
+      "ROLE_NOT_ALLOWED");
 }
 
 TEST_F(SecurityTest, ReloadTakesTheNewTokens) {

@@ -1,6 +1,8 @@
 #include "server/rpc/authenticator.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -96,6 +98,64 @@ TEST_F(AuthenticatorTest, BadReloadKeepsTheFormerTokens) {
 TEST_F(AuthenticatorTest, MissingFileIsAnError) {
   EXPECT_THAT(Create(),
               HasReason(ErrorReason::kInvalidField, HasSubstr("--token_file")));
+}
+
+// gRPC lets nobody else make an iterator.
+class NoProperties : public grpc::AuthPropertyIterator {};
+
+// What gRPC tells of a client's certificate.
+class FakePeer : public grpc::AuthContext {
+ public:
+  explicit FakePeer(std::vector<std::pair<std::string, std::string>> properties)
+      : properties_(std::move(properties)) {}
+
+  bool IsPeerAuthenticated() const override { return true; }
+  std::vector<grpc::string_ref> GetPeerIdentity() const override { return {}; }
+  std::string GetPeerIdentityPropertyName() const override { return ""; }
+  std::vector<grpc::string_ref> FindPropertyValues(
+      const std::string& name) const override {
+    std::vector<grpc::string_ref> values;
+    for (const auto& [key, value] : properties_) {
+      if (key == name) values.emplace_back(value);
+    }
+    return values;
+  }
+  grpc::AuthPropertyIterator begin() const override { return NoProperties(); }
+  grpc::AuthPropertyIterator end() const override { return NoProperties(); }
+  void AddProperty(const std::string&, const grpc::string_ref&) override {}
+  bool SetPeerIdentityPropertyName(const std::string&) override {
+    return false;
+  }
+
+ private:
+  const std::vector<std::pair<std::string, std::string>> properties_;
+};
+
+TEST(CertificateNameTest, UriComesBeforeDnsBeforeCommonName) {
+  const std::pair<std::string, std::string> common{"x509_common_name", "cn"};
+  const std::pair<std::string, std::string> dns{"peer_dns", "studio.local"};
+  const std::pair<std::string, std::string> uri{"peer_uri", "spiffe://a/b"};
+  EXPECT_THAT(CertificateName(FakePeer({common, dns, uri})),
+              IsOkAndHolds("spiffe://a/b"));
+  EXPECT_THAT(CertificateName(FakePeer({common, dns, {"peer_dns", "other"}})),
+              IsOkAndHolds("studio.local"));
+  EXPECT_THAT(CertificateName(FakePeer({common})), IsOkAndHolds("cn"));
+}
+
+TEST(CertificateNameTest, CertificateWithoutAUsableNameIsRefused) {
+  for (const std::string& name :
+       {std::string(), std::string(257, 'a'), std::string("a b"),
+        std::string("a\nb"), std::string("\xc3\xa9")}) {
+    EXPECT_THAT(CertificateName(FakePeer({{"x509_common_name", name}})),
+                HasReason(ErrorReason::kTokenInvalid))
+        << name;
+  }
+  EXPECT_THAT(CertificateName(FakePeer({})),
+              HasReason(ErrorReason::kTokenInvalid, HasSubstr("nobody")));
+  // A bad name is not passed over for a lesser one.
+  EXPECT_THAT(CertificateName(FakePeer(
+                  {{"peer_uri", "a b"}, {"x509_common_name", "admin"}})),
+              HasReason(ErrorReason::kTokenInvalid));
 }
 
 }  // namespace

@@ -60,9 +60,11 @@ CertificatePtr Unsigned(const std::string& name, EVP_PKEY* key, long serial) {
   ASN1_INTEGER_set(X509_get_serialNumber(certificate.get()), serial);
   X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -60);
   X509_gmtime_adj(X509_getm_notAfter(certificate.get()), 24 * 60 * 60);
-  X509_NAME_add_entry_by_txt(
-      X509_get_subject_name(certificate.get()), "CN", MBSTRING_ASC,
-      reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+  if (!name.empty()) {
+    X509_NAME_add_entry_by_txt(
+        X509_get_subject_name(certificate.get()), "CN", MBSTRING_ASC,
+        reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+  }
   X509_set_pubkey(certificate.get(), key);
   return certificate;
 }
@@ -88,12 +90,19 @@ CertificateAuthority::CertificateAuthority(const std::string& name)
 CertificateAuthority::~CertificateAuthority() = default;
 
 KeyPair CertificateAuthority::Issue(const std::string& host) const {
+  return Issue(host, "DNS:" + host + ",IP:127.0.0.1");
+}
+
+KeyPair CertificateAuthority::Issue(
+    const std::string& common_name,
+    const std::string& alternative_names) const {
   const KeyPtr key(EVP_EC_gen("P-256"));
-  const CertificatePtr issued = Unsigned(host, key.get(), 2);
+  const CertificatePtr issued = Unsigned(common_name, key.get(), 2);
   X509* const issuer = identity_->certificate.get();
   X509_set_issuer_name(issued.get(), X509_get_subject_name(issuer));
-  AddExtension(issued.get(), issuer, NID_subject_alt_name,
-               "DNS:" + host + ",IP:127.0.0.1");
+  if (!alternative_names.empty()) {
+    AddExtension(issued.get(), issuer, NID_subject_alt_name, alternative_names);
+  }
   X509_sign(issued.get(), identity_->key.get(), EVP_sha256());
   return {.certificate = ToPem(issued.get()), .key = ToPem(key.get())};
 }

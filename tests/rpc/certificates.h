@@ -26,6 +26,11 @@ class CertificateAuthority {
   // For a server that is called `host` or 127.0.0.1, or for a client.
   KeyPair Issue(const std::string& host) const;
 
+  // For a client, with a common name and alternative names as OpenSSL writes
+  // them: "URI:spiffe://a/b,DNS:c". Either may be empty.
+  KeyPair Issue(const std::string& common_name,
+                const std::string& alternative_names) const;
+
  private:
   struct Identity;
 

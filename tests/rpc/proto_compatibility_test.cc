@@ -196,6 +196,7 @@ TEST(ProtoCompatibilityTest, FixedNumbersAreAsAgreed) {
   EXPECT_EQ(number(response, "queued"), 2);
   EXPECT_EQ(number(response, "started"), 3);
   EXPECT_EQ(number(response, "progress"), 4);
+  EXPECT_EQ(number(response, "preview"), 5);
   EXPECT_EQ(number(response, "image"), 6);
   EXPECT_EQ(number(response, "finished"), 7);
 }

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -42,6 +43,25 @@ TEST_F(ReplyBufferTest, ProgressOfASlowClientIsCoalesced) {
   for (int step = 1; step <= 1000; ++step) buffer_.AddProgress(0, step, 1000);
   EXPECT_TRUE(Take().has_started());
   EXPECT_EQ(Take().progress().step(), 1000u);
+  EXPECT_FALSE(buffer_.Next().has_value());
+}
+
+TEST_F(ReplyBufferTest, BacklogOfASlowClientIsTheNewestOfEachKind) {
+  for (int i = 1; i <= 100; ++i) {
+    buffer_.AddQueued(200 - i, absl::ZeroDuration());
+  }
+  buffer_.AddStarted();
+  for (int step = 1; step <= 1000; ++step) {
+    for (int image = 0; image < 2; ++image) {
+      buffer_.AddProgress(image, step, 1000);
+      buffer_.AddPreview(image, step, 1000, absl::StrCat("png ", step));
+    }
+  }
+  EXPECT_EQ(Take().queued().position(), 100u);
+  EXPECT_TRUE(Take().has_started());
+  EXPECT_EQ(Take().preview().png(), "png 1000");
+  EXPECT_EQ(Take().progress().step(), 1000u);
+  EXPECT_EQ(Take().preview().image_index(), 1u);
   EXPECT_FALSE(buffer_.Next().has_value());
 }
 

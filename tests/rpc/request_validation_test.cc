@@ -301,10 +301,20 @@ INSTANTIATE_TEST_SUITE_P(
                   *r.add_adapters() = Ref("ink");
                   r.mutable_adapters(0)->set_sha256("abc");
                 },
-                "adapters[0].sha256", "64 hexadecimal digits"},
-        BadCase{"Previews", [](auto& r) { r.set_preview_interval(1); },
-                "preview_interval", "no previews"}),
+                "adapters[0].sha256", "64 hexadecimal digits"}),
     [](const auto& info) { return info.param.name; });
+
+TEST(RequestValidationTest, PreviewsBeyondTheLastStepAreNone) {
+  const auto interval = [](uint32_t asked) {
+    return Validate([=](auto& r) { r.set_preview_interval(asked); })
+        .value()
+        .preview_interval;
+  };
+  EXPECT_EQ(interval(0), 0);
+  EXPECT_EQ(interval(19), 19);
+  EXPECT_EQ(interval(20), 0);
+  EXPECT_EQ(interval(~0u), 0);
+}
 
 TEST(RequestValidationTest, WidenFloatIsWhatAPersonWrote) {
   EXPECT_EQ(WidenFloat(0.8f), 0.8);

@@ -25,5 +25,16 @@ TEST(ServingStateTest, DrainingIsForGood) {
   EXPECT_EQ(GetRetryDelay(state.Get().status()), absl::Seconds(2));
 }
 
+TEST(ServingStateTest, SomeMethodsWorkWhileItDrains) {
+  ServingState state(absl::Seconds(2));
+  EXPECT_THAT(state.GetWhileDraining(), HasReason(ErrorReason::kStarting));
+  EXPECT_FALSE(state.draining());
+  const Backend backend;
+  state.SetServing(&backend);
+  state.SetDraining();
+  EXPECT_TRUE(state.draining());
+  EXPECT_THAT(state.GetWhileDraining(), IsOkAndHolds(&backend));
+}
+
 }  // namespace
 }  // namespace graft

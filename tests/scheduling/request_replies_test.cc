@@ -1,7 +1,9 @@
 #include "server/scheduling/request_replies.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -100,6 +102,38 @@ TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeItSaysThatAllIsOver) {
   observer_.reset();
   EXPECT_TRUE(observer.expired());
   EXPECT_EQ(done_calls_, 1);
+}
+
+// Looks, when it hears of the end, whether the task is still there.
+class EndListener : public RecordingObserver {
+ public:
+  explicit EndListener(std::weak_ptr<void> task) : task_(std::move(task)) {}
+
+  void OnDone(const absl::Status& status,
+              const GenerationSummary& summary) override {
+    task_was_held_ = !task_.expired();
+    RecordingObserver::OnDone(status, summary);
+  }
+
+  bool task_was_held() const { return task_was_held_; }
+
+ private:
+  const std::weak_ptr<void> task_;
+  bool task_was_held_ = true;
+};
+
+// A client may unload the adapter as soon as it has its image.
+TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeTheClientHearsOfTheEnd) {
+  auto task = std::make_unique<GenerationTask>();
+  task->cancelled = std::make_shared<std::atomic<bool>>(false);
+  const auto listener = std::make_shared<EndListener>(task->cancelled);
+  task->observer = listener;
+  const auto replies = std::make_shared<RequestReplies>(
+      std::move(task), &executor_, &clock_, [] {});
+  replies->Open(0, absl::ZeroDuration());
+  replies->Done(absl::OkStatus(), {});
+  EXPECT_TRUE(listener->done());
+  EXPECT_FALSE(listener->task_was_held());
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "server/scheduling/request_scheduler.h"
 
+#include <algorithm>
 #include <atomic>
 #include <future>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
@@ -22,8 +24,10 @@ using Call = FakeEngine::Call;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::IsSubsetOf;
 using testing::Pair;
 using testing::SizeIs;
+using testing::StartsWith;
 
 constexpr int kQueueLength = 2;
 
@@ -57,6 +61,65 @@ TEST_F(RequestSchedulerTest, RunsRequestsInOrderOfArrival) {
   EXPECT_EQ(begun[2].seed, 3u);
   EXPECT_EQ(second.observer->events().front(), "queued 1");
   EXPECT_EQ(third.observer->events().front(), "queued 2");
+}
+
+TEST_F(RequestSchedulerTest, TellsThoseThatWaitWhenTheirPlaceHasChanged) {
+  const Submitted first = SubmitAndBlockIn(Call::kFinish, Task(1));
+  const Submitted second = Submit(Task(2));
+  std::unique_ptr<GenerationTask> other_size = Task(3);
+  other_size->params.width *= 2;  // shares no batch
+  const Submitted third = Submit(std::move(other_size));
+  clock_.Advance(absl::Seconds(1));
+  engine_.Block(Call::kBegin);
+  engine_.Unblock(Call::kFinish);
+  ASSERT_TRUE(engine_.WaitUntilBlocked(Call::kBegin));
+  EXPECT_THAT(third.observer->events(), ElementsAre("queued 2", "queued 1"));
+  engine_.Unblock(Call::kBegin);
+  EXPECT_THAT(third.observer->Wait(), IsOk());
+  EXPECT_THAT(second.observer->Wait(), IsOk());
+}
+
+TEST_F(RequestSchedulerTest, ShowsPreviewsAsOftenAsAsked) {
+  std::unique_ptr<GenerationTask> task = Task();
+  task->params.steps = 5;
+  task->preview_interval = 2;
+  const Submitted request = Submit(std::move(task));
+  EXPECT_THAT(request.observer->Wait(), IsOk());
+  // One that comes before the last is encoded is left out.
+  std::vector<std::string> previews;
+  for (const std::string& event : request.observer->events()) {
+    if (absl::StartsWith(event, "preview")) previews.push_back(event);
+  }
+  EXPECT_EQ(engine_.calls(Call::kPreview), 2);
+  EXPECT_THAT(previews, IsSubsetOf({"preview 0 2/5", "preview 0 4/5"}));
+}
+
+TEST_F(RequestSchedulerTest, PreviewComesAfterItsStepAndBeforeTheImage) {
+  std::unique_ptr<GenerationTask> task = Task();
+  task->preview_interval = 1;
+  engine_.Block(Call::kFinish);
+  const Submitted request = Submit(std::move(task));
+  ASSERT_TRUE(engine_.WaitUntilBlocked(Call::kFinish));
+  // Nothing takes the preview's place before it is encoded.
+  request.observer->WaitForPreview();
+  engine_.Unblock(Call::kFinish);
+  EXPECT_THAT(request.observer->Wait(), IsOk());
+  const std::vector<std::string> events = request.observer->events();
+  const auto place = [&](const char* event) {
+    return std::find(events.begin(), events.end(), event) - events.begin();
+  };
+  EXPECT_LT(place("progress 0 1/2"), place("preview 0 1/2"));
+  EXPECT_LT(place("preview 0 1/2"), place("image 0"));
+  EXPECT_THAT(request.observer->last_preview(), StartsWith("\x89PNG"));
+}
+
+TEST_F(RequestSchedulerTest, EndsTheRequestWhosePreviewFails) {
+  engine_.Fail(Call::kPreview, absl::InternalError("injected"));
+  std::unique_ptr<GenerationTask> task = Task();
+  task->preview_interval = 1;
+  const Submitted request = Submit(std::move(task));
+  EXPECT_THAT(request.observer->Wait(),
+              StatusIs(absl::StatusCode::kInternal));
 }
 
 TEST_F(RequestSchedulerTest, EachRequestRunsWithItsOwnAdaptersOnly) {
@@ -263,6 +326,37 @@ TEST_F(RequestSchedulerTest, ReleasingAnAdapterLeavesOtherSetsMerged) {
   EXPECT_THAT(Submit(TaskWith("night")).observer->Wait(), IsOk());
   EXPECT_THAT(UnloadAndRelease("ink"), IsOk());
   EXPECT_EQ(engine_.resident(), (FakeSet{{night, 1.0, 1.0}}));
+}
+
+TEST_F(RequestSchedulerTest, ForcedUnloadEndsRequestsBeforeTheirNextStep) {
+  Load("ink");
+  Load("night");
+  const Submitted running = SubmitAndBlockIn(Call::kStep, TaskWith("ink"));
+  const Submitted waiting = Submit(TaskWith("ink"));
+  std::unique_ptr<GenerationTask> late = TaskWith("ink");
+  const Submitted other = Submit(TaskWith("night"));
+  store_->Unload("ink", UnloadMode::kForce, [](const auto&) {});
+  EXPECT_THAT(Submit(std::move(late)).accepted,
+              HasReason(ErrorReason::kAdminCancelled));
+  engine_.Unblock(Call::kStep);
+  EXPECT_THAT(running.observer->Wait(),
+              HasReason(ErrorReason::kAdminCancelled));
+  EXPECT_THAT(waiting.observer->Wait(),
+              HasReason(ErrorReason::kAdminCancelled));
+  EXPECT_THAT(other.observer->Wait(), IsOk());
+  EXPECT_EQ(engine_.begun().size(), 2u);
+}
+
+TEST_F(RequestSchedulerTest, StopAdmittingLetsTheAcceptedOnesFinish) {
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task());
+  EXPECT_EQ(scheduler_->load().unfinished, 1);
+  scheduler_->StopAdmitting();
+  EXPECT_THAT(Submit(Task()).accepted, HasReason(ErrorReason::kDraining));
+  EXPECT_EQ(scheduler_->load().unfinished, 1);
+  engine_.Unblock(Call::kStep);
+  EXPECT_THAT(running.observer->Wait(), IsOk());
+  scheduler_->Drain(absl::InfiniteDuration());
+  EXPECT_EQ(scheduler_->load().unfinished, 0);
 }
 
 TEST_F(RequestSchedulerTest, DrainRefusesNewRequestsAndFinishesAcceptedOnes) {

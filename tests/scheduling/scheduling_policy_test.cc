@@ -277,7 +277,7 @@ TEST_F(SchedulingPolicyTest, OvertakingIsFairToTenantsAsWell) {
   EXPECT_THAT(Chosen(), ElementsAre("3"));
 }
 
-// ---- A newcomer's place ----
+// ---- The place in the queue ----
 
 TEST_F(SchedulingPolicyTest, ANewcomerIsBehindAllThatItMayNotOvertake) {
   AddStarted("a", 10);
@@ -291,6 +291,15 @@ TEST_F(SchedulingPolicyTest, ANewcomerIsBehindAllThatItMayNotOvertake) {
   RequestView batch = newcomer;
   Batch(batch);
   EXPECT_EQ(PlaceOf(before, batch).work_ahead, 70 * kStep);
+}
+
+TEST_F(SchedulingPolicyTest, OneThatWaitsIsBehindThoseThatMayOvertakeItToo) {
+  AddStarted("a", 10);
+  const RequestView waiting = Batch(Add("b", 30));
+  Batch(Add("c", 30));
+  EXPECT_EQ(PlaceOf(state_, waiting).position, 1);
+  Add("d", 30);
+  EXPECT_EQ(PlaceOf(state_, waiting).position, 2);
 }
 
 TEST_F(SchedulingPolicyTest, AnotherTenantsFloodIsAheadInPartOnly) {

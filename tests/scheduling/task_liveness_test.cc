@@ -43,6 +43,15 @@ TEST(TaskLivenessTest, CancelledByClient) {
       HasReason(ErrorReason::kClientCancelled));
 }
 
+TEST(TaskLivenessTest, WithdrawnAdapterIsTheAdministratorsDoing) {
+  GenerationTask task = TaskWith(absl::InfiniteFuture(), false);
+  task.adapter_withdrawn = std::make_shared<std::atomic<bool>>(false);
+  EXPECT_THAT(CheckTaskLiveness(task, kNow, {}), IsOk());
+  task.adapter_withdrawn->store(true);
+  EXPECT_THAT(CheckTaskLiveness(task, kNow, {}),
+              HasReason(ErrorReason::kAdminCancelled));
+}
+
 TEST(TaskLivenessTest, DeadlinePassedBeforeTheDeviceBegan) {
   EXPECT_THAT(CheckTaskLiveness(TaskWith(kNow, false), kNow, {}),
               HasReason(ErrorReason::kDeadlineInQueue));

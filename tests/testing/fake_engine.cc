@@ -90,8 +90,14 @@ class FakeGeneration : public Generation {
   void Fail(absl::Status status) { status_ = std::move(status); }
 
   // Every pixel from the digest and its place.
-  Image Draw() const {
-    Image image{params_.width, params_.height, {}};
+  Image Draw() const { return Draw(params_.width, params_.height); }
+  Image DrawSmall() const {
+    return Draw(params_.width / 8, params_.height / 8);
+  }
+
+ private:
+  Image Draw(int width, int height) const {
+    Image image{width, height, {}};
     image.rgb.resize(size_t{3} * image.width * image.height);
     for (size_t i = 0; i < image.rgb.size(); ++i) {
       image.rgb[i] = static_cast<uint8_t>(digest_[i % digest_.size()] * 31 +
@@ -100,7 +106,6 @@ class FakeGeneration : public Generation {
     return image;
   }
 
- private:
   const Counted counted_;
   const GenerationParams params_;
   std::string digest_;
@@ -399,6 +404,11 @@ void FakeEngine::SetDrift(std::vector<std::string> parameters,
   absl::MutexLock lock(&mu_);
   drift_ = std::move(parameters);
   repairable_ = repairable;
+}
+
+absl::StatusOr<Image> FakeEngine::Preview(const Generation& generation) {
+  GRAFT_RETURN_IF_ERROR(Enter(Call::kPreview));
+  return static_cast<const FakeGeneration&>(generation).DrawSmall();
 }
 
 absl::StatusOr<Image> FakeEngine::Finish(Generation& generation) {

@@ -51,7 +51,15 @@ using FakeSet = std::vector<FakeSetMember>;
 class FakeEngine : public Engine {
  public:
   // The calls that have dials.
-  enum class Call { kPrepare, kSwitch, kBegin, kStep, kFinish, kVerify };
+  enum class Call {
+    kPrepare,
+    kSwitch,
+    kBegin,
+    kStep,
+    kFinish,
+    kVerify,
+    kPreview
+  };
 
   // With the modules of TinyModules().
   FakeEngine();
@@ -140,6 +148,8 @@ class FakeEngine : public Engine {
       const GenerationParams& params) override ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status Step(absl::Span<Generation* const> batch) override
       ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<Image> Preview(const Generation& generation) override
+      ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Image> Finish(Generation& generation) override
       ABSL_LOCKS_EXCLUDED(mu_);
   // Finds what SetDrift said; repairing works unless it said otherwise.
@@ -153,7 +163,7 @@ class FakeEngine : public Engine {
   std::string AddressesSha256() const override;
 
  private:
-  static constexpr int kNumCalls = 6;
+  static constexpr int kNumCalls = 7;
 
   struct Dial {
     absl::Status status;

@@ -27,6 +27,13 @@ class RecordingObserver : public GenerationObserver {
   void OnProgress(int image_index, int step, int steps) override {
     Record(absl::StrCat("progress ", image_index, " ", step, "/", steps));
   }
+  void OnPreview(int image_index, int step, int steps,
+                 std::string png) override {
+    Record(absl::StrCat("preview ", image_index, " ", step, "/", steps));
+    absl::MutexLock lock(&mu_);
+    last_preview_ = std::move(png);
+    if (!previewed_.HasBeenNotified()) previewed_.Notify();
+  }
   void OnImage(int image_index, std::string png) override {
     Record(absl::StrCat("image ", image_index));
     absl::MutexLock lock(&mu_);
@@ -50,6 +57,9 @@ class RecordingObserver : public GenerationObserver {
     return status_;
   }
 
+  // Waits for the first preview.
+  void WaitForPreview() const { previewed_.WaitForNotification(); }
+
   bool done() const { return done_.HasBeenNotified(); }
 
   std::vector<std::string> events() const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -59,6 +69,10 @@ class RecordingObserver : public GenerationObserver {
   std::map<int, std::string> images() const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     return images_;
+  }
+  std::string last_preview() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return last_preview_;
   }
   GenerationSummary summary() const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
@@ -76,10 +90,12 @@ class RecordingObserver : public GenerationObserver {
   }
 
   absl::Notification done_;
+  absl::Notification previewed_;
   mutable absl::Mutex mu_;
   std::vector<std::string> events_ ABSL_GUARDED_BY(mu_);
   absl::Duration estimated_wait_ ABSL_GUARDED_BY(mu_);
   std::map<int, std::string> images_ ABSL_GUARDED_BY(mu_);
+  std::string last_preview_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   GenerationSummary summary_ ABSL_GUARDED_BY(mu_);
 };

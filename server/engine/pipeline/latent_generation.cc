@@ -52,8 +52,34 @@ absl::Status LatentGeneration::Advance(const at::Tensor& output) {
   return status_;
 }
 
+namespace {
+
+// What the U-Net says of each row, float32.
+at::Tensor RunUnet(const Unet2dCondition& unet, const at::Tensor& latents,
+                   const std::vector<double>& timesteps, const at::Tensor& text,
+                   BatchThreads* threads) {
+  const auto rows = static_cast<int64_t>(timesteps.size());
+  if (threads == nullptr || rows < threads->threads()) {
+    return unet.Forward(latents, timesteps, text).to(at::kFloat);
+  }
+  std::vector<at::Tensor> outputs(static_cast<size_t>(threads->threads()));
+  threads->RunOnAll([&](int i) {
+    const int64_t from = rows * i / threads->threads();
+    const int64_t to = rows * (i + 1) / threads->threads();
+    outputs[static_cast<size_t>(i)] =
+        unet.Forward(latents.slice(0, from, to),
+                     at::ArrayRef<double>(timesteps).slice(from, to - from),
+                     text.slice(0, from, to))
+            .to(at::kFloat);
+  });
+  return at::cat(outputs);
+}
+
+}  // namespace
+
 absl::Status DenoiseStep(const Unet2dCondition& unet,
-                         absl::Span<LatentGeneration* const> batch) {
+                         absl::Span<LatentGeneration* const> batch,
+                         BatchThreads* threads) {
   std::vector<at::Tensor> inputs, texts;
   std::vector<double> timesteps;
   for (const LatentGeneration* const generation : batch) {
@@ -63,7 +89,7 @@ absl::Status DenoiseStep(const Unet2dCondition& unet,
                      generation->timestep());
   }
   const at::Tensor output =
-      unet.Forward(at::cat(inputs), timesteps, at::cat(texts)).to(at::kFloat);
+      RunUnet(unet, at::cat(inputs), timesteps, at::cat(texts), threads);
   absl::Status status;
   int64_t row = 0;
   for (LatentGeneration* const generation : batch) {

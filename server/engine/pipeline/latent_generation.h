@@ -13,6 +13,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/generation_params.h"
 #include "server/engine/models/unet_2d_condition.h"
+#include "server/engine/pipeline/batch_threads.h"
 #include "server/engine/pipeline/sampler.h"
 
 namespace graft {
@@ -44,6 +45,8 @@ class LatentGeneration : public Generation {
 
   const GenerationParams& params() const { return params_; }
   const at::Tensor& latents() const { return latents_; }
+  // As the last step expects them at the end. REQUIRES: steps_done() > 0.
+  const at::Tensor& expected_latents() const { return sampler_->original(); }
   const TextConditioning& text() const { return text_; }
 
   // For the steps from here on.
@@ -70,10 +73,13 @@ class LatentGeneration : public Generation {
   absl::Status status_;
 };
 
-// One denoise step of each, in one run of the U-Net. REQUIRES: all have latents
-// of one size. Returns the first error; the others have done their step.
+// One denoise step of each, in one run of the U-Net, or, with `threads` and at
+// least a row of the batch for each of them, in a run on each with its share of
+// the rows. REQUIRES: all have latents of one size. Returns the first error;
+// the others have done their step.
 absl::Status DenoiseStep(const Unet2dCondition& unet,
-                         absl::Span<LatentGeneration* const> batch);
+                         absl::Span<LatentGeneration* const> batch,
+                         BatchThreads* threads);
 
 }  // namespace graft
 

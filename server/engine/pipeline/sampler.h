@@ -35,6 +35,10 @@ class Sampler {
     return latents;
   }
 
+  // The latents that the last step expected at the end: an image's preview.
+  // REQUIRES: step() > 0.
+  const at::Tensor& original() const { return original_; }
+
   // The latents after the next step, from the (guided) model output at it.
   // Ancestral samplers draw their noise from `generator`.
   at::Tensor Step(const at::Tensor& model_output, const at::Tensor& latents,
@@ -48,12 +52,14 @@ class Sampler {
   explicit Sampler(std::vector<double> timesteps)
       : timesteps_(std::move(timesteps)) {}
 
+  // As Step; sets original_.
   virtual at::Tensor Advance(const at::Tensor& model_output,
                              const at::Tensor& latents,
                              at::Generator& generator) = 0;
 
   const std::vector<double> timesteps_;
   int step_ = 0;
+  at::Tensor original_;
 };
 
 // One sampler's reading of the model's scheduler config. Immutable.

@@ -41,19 +41,19 @@ class DdimSampler : public Sampler {
                                     : config_->schedule.alpha_cumprod(0);
     const float root_alpha = std::sqrt(alpha);
     const float root_beta = std::sqrt(1 - alpha);
-    at::Tensor original, epsilon;
+    at::Tensor epsilon;
     if (config_->schedule.config().prediction == PredictionType::kEpsilon) {
-      original = (latents - root_beta * model_output) / root_alpha;
+      original_ = (latents - root_beta * model_output) / root_alpha;
       epsilon = model_output;
     } else {
-      original = root_alpha * latents - root_beta * model_output;
+      original_ = root_alpha * latents - root_beta * model_output;
       epsilon = root_alpha * model_output + root_beta * latents;
     }
     if (config_->clip_sample) {
-      original = original.clamp(-config_->clip_sample_range,
-                                config_->clip_sample_range);
+      original_ = original_.clamp(-config_->clip_sample_range,
+                                  config_->clip_sample_range);
     }
-    return std::sqrt(alpha_previous) * original +
+    return std::sqrt(alpha_previous) * original_ +
            std::sqrt(1 - alpha_previous) * epsilon;
   }
 

@@ -71,18 +71,19 @@ class DpmSampler : public Sampler {
                      at::Generator&) override {
     const Level here = LevelAt(step_);
     const Level next = LevelAt(step_ + 1);
-    const at::Tensor original =
+    const at::Tensor previous = original_;
+    original_ =
         config_->schedule.config().prediction == PredictionType::kEpsilon
             ? (latents - here.sigma * model_output) / here.alpha
             : here.alpha * latents - here.sigma * model_output;
     const float h = next.lambda - here.lambda;
     const float factor = next.alpha * (std::exp(-h) - 1.0F);
-    at::Tensor result = (next.sigma / here.sigma) * latents - factor * original;
-    if (previous_.defined() && !FirstOrderNow()) {
+    at::Tensor result =
+        (next.sigma / here.sigma) * latents - factor * original_;
+    if (previous.defined() && !FirstOrderNow()) {
       const float r = (here.lambda - LevelAt(step_ - 1).lambda) / h;
-      result = result - 0.5F * factor * ((1.0F / r) * (original - previous_));
+      result = result - 0.5F * factor * ((1.0F / r) * (original_ - previous));
     }
-    previous_ = original;
     return result;
   }
 
@@ -107,7 +108,6 @@ class DpmSampler : public Sampler {
 
   const std::shared_ptr<const DpmConfig> config_;
   std::vector<float> sigmas_;  // one more than steps
-  at::Tensor previous_;        // predicted original sample of the last step
 };
 
 class DpmFactory : public SamplerFactory {

@@ -52,14 +52,14 @@ class EulerSampler : public Sampler {
                      at::Generator& generator) override {
     const float sigma = sigmas_[step_];
     const float next = sigmas_[step_ + 1];
-    at::Tensor original;
     if (config_->schedule.config().prediction == PredictionType::kEpsilon) {
-      original = latents - sigma * model_output;
+      original_ = latents - sigma * model_output;
     } else {
       const float square = sigma * sigma + 1;
-      original = model_output * (-sigma / std::sqrt(square)) + latents / square;
+      original_ =
+          model_output * (-sigma / std::sqrt(square)) + latents / square;
     }
-    const at::Tensor derivative = (latents - original) / sigma;
+    const at::Tensor derivative = (latents - original_) / sigma;
     if (!config_->ancestral) return latents + derivative * (next - sigma);
 
     const float up = std::sqrt(next * next * (sigma * sigma - next * next) /

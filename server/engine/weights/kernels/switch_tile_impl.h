@@ -494,7 +494,8 @@ class TileSwitch {
                                 Bits* w0) {
     const int8_t* codes = reader_.codes();
 #pragma GCC unroll 8
-    for (int i = 0; i < extent.rows; ++i) {
+    for (int i = 0; i < kBlockRows; ++i) {
+      if (i >= extent.rows) break;
       Isa::template RestoreRow<Weight>(merged + i * stride, d.Row(i),
                                        extent.valid(), codes,
                                        w0 + i * kBlockCols);
@@ -534,7 +535,8 @@ class TileSwitch {
     int8_t* next_code = first_code;
     alignas(8) uint32_t exceptions[kBlockRows] = {};
 #pragma GCC unroll 8
-    for (int i = 0; i < extent.rows; ++i) {
+    for (int i = 0; i < kBlockRows; ++i) {
+      if (i >= extent.rows) break;
       next_code += Isa::template MergeRow<Weight>(
           w0 + i * kBlockCols, d.Row(i), extent.valid(), to + i * stride,
           next_code, exceptions[i]);

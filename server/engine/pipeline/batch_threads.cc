@@ -1,0 +1,56 @@
+#include "server/engine/pipeline/batch_threads.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <exception>
+#include <latch>
+#include <memory>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/mutex.h"
+
+namespace graft {
+
+BatchThreads::BatchThreads(int threads)
+    : threads_(threads), executor_(threads) {
+  const int all = at::get_num_threads();
+  // Each thread has a setting of its own, which only it can change; the call
+  // also changes what threads to come begin with. All are held until each has
+  // had its turn, so that none has two.
+  absl::Mutex mu;
+  const auto all_are_set = std::make_shared<std::latch>(threads);
+  for (int i = 0; i < threads; ++i) {
+    executor_.Run([&mu, all_are_set] {
+      {
+        absl::MutexLock lock(&mu);
+        at::set_num_threads(1);
+      }
+      all_are_set->arrive_and_wait();
+    });
+  }
+  all_are_set->wait();
+  at::set_num_threads(all);
+}
+
+void BatchThreads::RunOnAll(const std::function<void(int)>& f) {
+  absl::Mutex mu;
+  std::exception_ptr first;
+  absl::BlockingCounter running(threads_);
+  for (int i = 0; i < threads_; ++i) {
+    executor_.Run([&, i] {
+      try {
+        const c10::InferenceMode inference;
+        f(i);
+      } catch (...) {
+        absl::MutexLock lock(&mu);
+        if (first == nullptr) first = std::current_exception();
+      }
+      running.DecrementCount();
+    });
+  }
+  running.Wait();
+  if (first != nullptr) std::rethrow_exception(first);
+}
+
+}  // namespace graft
