@@ -163,8 +163,7 @@ GRAFT_INLINE __mmask16 FloatCandidates(__m512 m, __m512 d, __m512 r) {
       _mm512_and_si512(r_bits, _mm512_set1_epi32(Float32Weight::kMagnitude)));
   // As IsTie().
   const __m512 back = _mm512_sub_ps(r, m);
-  const __m512 error = _mm512_sub_ps(_mm512_sub_ps(m, _mm512_sub_ps(r, back)),
-                                     _mm512_add_ps(d, back));
+  const __m512 error = _mm512_add_ps(d, back);
   const __m512 half_spacing =
       _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(r_bits, exponent)),
                     _mm512_set1_ps(5.9604644775390625e-08f));

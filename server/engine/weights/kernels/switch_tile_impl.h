@@ -432,7 +432,10 @@ class TileSwitch {
       // Of the rows below: eight short streams are too many for the processor
       // to foresee.
       for (int i = kBlockRows; i < 2 * kBlockRows; ++i) {
-        __builtin_prefetch(live + i * job_.cols);
+        constexpr int kLineElements = 64 / sizeof(Bits);
+        for (int j = 0; j < kBlockCols; j += kLineElements) {
+          __builtin_prefetch(live + i * job_.cols + j);
+        }
       }
     } else {
       std::memset(w0, 0, sizeof(w0));

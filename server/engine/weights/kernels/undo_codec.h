@@ -28,9 +28,11 @@ inline constexpr int kMaxCode = 7;
 
 // Whether M - D, whose rounding is R, lies halfway between two floats.
 GRAFT_HOST_DEVICE inline bool IsTie(float m, float d, float r) {
-  // The rounding error of the subtraction, exactly (Knuth's TwoSum).
+  // The rounding error of the subtraction (Dekker's Fast2Sum, but for its sign):
+  // exact unless D is larger than M, where a tie may be missed. It then is an
+  // exception.
   const float back = r - m;
-  const float error = (m - (r - back)) - (d + back);
+  const float error = d + back;
   const float half_spacing =
       FloatFromBits(FloatBits(r) & Float32Weight::kExponent) *
       5.9604644775390625e-08f;  // 2^-24
