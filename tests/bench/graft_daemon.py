@@ -4,40 +4,25 @@ import json
 import pathlib
 import subprocess
 
+from server_process import ServerProcess
 
-class GraftDaemon:
-    """graftd on a free port, stopped at the end of a `with`."""
+
+class GraftDaemon(ServerProcess):
+    """graftd on a free port."""
 
     def __init__(self, programs: pathlib.Path, model: pathlib.Path,
                  adapters: pathlib.Path, *options: str):
         self._client = programs / "graft"
         self._image = adapters / "image.png"
-        self._process = subprocess.Popen(
+        super().__init__(
             [programs / "graftd", f"--model={model}",
              f"--adapter_dir={adapters}", "--listen=127.0.0.1:0",
-             "--log_level=warning", *options],
-            stdout=subprocess.PIPE, text=True)
-        line = self._process.stdout.readline()
-        if not line.startswith("listening on "):
-            self.close()
-            raise RuntimeError(f"graftd did not start: {line!r}")
-        self._server = line.split()[2]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._process.stdout.close()
+             "--log_level=warning", *options])
 
     def call(self, *arguments: str) -> str:
         """A command of graft; what it printed."""
         done = subprocess.run(
-            [self._client, f"--server={self._server}", *arguments],
+            [self._client, f"--server={self.address}", *arguments],
             stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"graft {' '.join(arguments)}: exit code "

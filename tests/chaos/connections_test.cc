@@ -2,18 +2,14 @@
 //
 // GRAFT_CHAOS_CONNECTIONS=10000 in the environment makes it the full size.
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -23,17 +19,13 @@
 #include "tests/chaos/chaos_model.h"
 #include "tests/chaos/process_figures.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/testing/full_size.h"
+#include "tests/testing/loopback.h"
 
 namespace graft {
 namespace {
 
-int Connections() {
-  const char* const wanted = std::getenv("GRAFT_CHAOS_CONNECTIONS");
-  int connections = 0;
-  return wanted != nullptr && absl::SimpleAtoi(wanted, &connections)
-             ? connections
-             : 500;
-}
+int Connections() { return SizeOfTest("GRAFT_CHAOS_CONNECTIONS", 500); }
 
 // Connections of HTTP/2 that are open and silent. Closed at the end.
 class IdleConnections {
@@ -42,17 +34,8 @@ class IdleConnections {
     // What a client must send first: the preface and its settings, here none.
     static constexpr char kPreface[] =
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
-    sockaddr_in target{};
-    target.sin_family = AF_INET;
-    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int port = 0;
-    EXPECT_TRUE(
-        absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    target.sin_port = htons(static_cast<uint16_t>(port));
     for (int i = 0; i < count; ++i) {
-      const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-      EXPECT_EQ(
-          connect(fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
+      const int fd = ConnectToLoopback(address);
       // With the terminating zero as the last byte of the frame. Where the
       // server has closed it already, that shows at the next read.
       send(fd, kPreface, sizeof(kPreface), MSG_NOSIGNAL);

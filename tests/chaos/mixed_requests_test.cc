@@ -5,14 +5,12 @@
 // GRAFT_CHAOS_REQUESTS=20000 in the environment makes it the full size.
 
 #include <algorithm>
-#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "client/graft_client.h"
@@ -25,6 +23,7 @@
 #include "tests/chaos/process_figures.h"
 #include "tests/chaos/style_shelf.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/testing/full_size.h"
 
 namespace graft {
 namespace {
@@ -34,12 +33,7 @@ using testing::IsEmpty;
 constexpr int kStyles = 200;
 constexpr int kFullSize = 20'000;
 
-int Requests() {
-  const char* const wanted = std::getenv("GRAFT_CHAOS_REQUESTS");
-  int requests = 0;
-  return wanted != nullptr && absl::SimpleAtoi(wanted, &requests) ? requests
-                                                                  : 500;
-}
+int Requests() { return SizeOfTest("GRAFT_CHAOS_REQUESTS", 500); }
 
 // What all daemons here have in common.
 std::vector<std::string> BaseFlags(const ChaosModel& model) {

@@ -6,14 +6,12 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <iostream>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -22,6 +20,7 @@
 #include "tests/chaos/chaos_model.h"
 #include "tests/chaos/victim_load.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/testing/full_size.h"
 
 namespace graft {
 namespace {
@@ -30,11 +29,7 @@ using Ending = VictimLoad::Ending;
 using testing::AnyOf;
 using testing::IsEmpty;
 
-int Ends() {
-  const char* const wanted = std::getenv("GRAFT_CHAOS_ENDS");
-  int ends = 0;
-  return wanted != nullptr && absl::SimpleAtoi(wanted, &ends) ? ends : 5;
-}
+int Ends() { return SizeOfTest("GRAFT_CHAOS_ENDS", 5); }
 
 class SuddenEndTest : public testing::Test {
  protected:

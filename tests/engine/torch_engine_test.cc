@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/common/sha256.h"
 #include "server/safetensors/safetensors_file.h"
+#include "tests/testing/full_size.h"
 #include "tests/testing/random_weights.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
@@ -31,14 +31,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // How many random switches; the full figure of a release is 10000.
-int NumSwitches() {
-  const char* const text = std::getenv("GRAFT_TEST_SWITCHES");
-  int count = 1000;
-  if (text != nullptr && !absl::SimpleAtoi(text, &count)) {
-    ADD_FAILURE() << "GRAFT_TEST_SWITCHES is not a number";
-  }
-  return count;
-}
+int NumSwitches() { return SizeOfTest("GRAFT_TEST_SWITCHES", 1000); }
 
 // A diffusers folder to switch in, in place of the tiny one; for
 // WeightsDependOnBaseAndSetAlone at full size.

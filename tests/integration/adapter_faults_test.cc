@@ -50,7 +50,6 @@
 //   37  one bad among good adapters    OneBadAmongGoodAdapters
 
 #include <atomic>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -59,7 +58,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/client_status.h"
 #include "client/graft_client.h"
@@ -69,6 +67,7 @@
 #include "server/image/png_encoder.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/full_size.h"
 
 namespace graft {
 namespace {
@@ -81,11 +80,7 @@ using testing::IsEmpty;
 
 constexpr int kClients = 32;
 
-int LoadsPerClient() {
-  const char* const wanted = std::getenv("GRAFT_CHAOS_LOADS");
-  int loads = 0;
-  return wanted != nullptr && absl::SimpleAtoi(wanted, &loads) ? loads : 16;
-}
+int LoadsPerClient() { return SizeOfTest("GRAFT_CHAOS_LOADS", 16); }
 
 // Calls `body(client, number)` from many threads at once, each with its own
 // connection.

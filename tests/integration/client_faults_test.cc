@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <filesystem>
 #include <iterator>
 #include <memory>
@@ -18,8 +17,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -30,19 +27,15 @@
 #include "server/image/png_encoder.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/full_size.h"
+#include "tests/testing/log_capture.h"
 
 namespace graft {
 namespace {
 
 using Call = FakeEngine::Call;
 
-int Disconnects() {
-  const char* const wanted = std::getenv("GRAFT_CHAOS_DISCONNECTS");
-  int disconnects = 0;
-  return wanted != nullptr && absl::SimpleAtoi(wanted, &disconnects)
-             ? disconnects
-             : 100;
-}
+int Disconnects() { return SizeOfTest("GRAFT_CHAOS_DISCONNECTS", 100); }
 
 v1::GenerateImageRequest Request(uint64_t seed) {
   v1::GenerateImageRequest request;
@@ -182,31 +175,6 @@ TEST_F(ClientFaultsTest, ClientsThatLeaveAtAnyStage) {
   EXPECT_EQ(daemon_.engine().live_prepared(), 0);
   while (CountDescriptors() > descriptors) std::this_thread::yield();
 }
-
-// Lines of the log, as long as it lives.
-class LogCapture {
- public:
-  LogCapture() {
-    SetLogSinkForTesting([this](const std::string& line) {
-      absl::MutexLock lock(&mu_);
-      lines_.push_back(line);
-    });
-  }
-  ~LogCapture() { SetLogSinkForTesting(nullptr); }
-
-  // Lines with `text`.
-  int Count(const std::string& text) const {
-    absl::MutexLock lock(&mu_);
-    return static_cast<int>(
-        std::count_if(lines_.begin(), lines_.end(), [&](const auto& line) {
-          return line.find(text) != std::string::npos;
-        }));
-  }
-
- private:
-  mutable absl::Mutex mu_;
-  std::vector<std::string> lines_ ABSL_GUARDED_BY(mu_);
-};
 
 // Fault 13. The client hears its own clock first; the server's log tells which
 // it was.

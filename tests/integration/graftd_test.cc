@@ -1,7 +1,5 @@
 // The real graftd: flags, output, signals, descriptors.
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -13,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/synchronization/notification.h"
 #include "client/client_status.h"
 #include "client/graft_client.h"
@@ -21,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "server/common/sha256.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/testing/loopback.h"
 #include "tests/testing/temp_dir.h"
 
 namespace graft {
@@ -35,20 +33,6 @@ std::string EnvironmentOf(pid_t pid) {
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
-}
-
-// Connects to HOST:PORT and does nothing more; the descriptor.
-int Connect(const std::string& address) {
-  sockaddr_in target{};
-  target.sin_family = AF_INET;
-  target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int port = 0;
-  EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-  target.sin_port = htons(static_cast<uint16_t>(port));
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)),
-            0);
-  return fd;
 }
 
 // Runs for minutes.
@@ -254,7 +238,8 @@ TEST(GraftdTest, ServesAgainAfterAFloodOfConnections) {
       DaemonProcess::Options{.flags = {}, .max_descriptors = 64});
   ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
   std::vector<int> flood;
-  for (int i = 0; i < 300; ++i) flood.push_back(Connect(daemon.address()));
+  for (int i = 0; i < 300; ++i)
+    flood.push_back(ConnectToLoopback(daemon.address()));
   const absl::Status surplus =
       GraftClient({.server = daemon.address()}).GetServerInfo().status();
   EXPECT_EQ(surplus.code(), absl::StatusCode::kUnavailable);

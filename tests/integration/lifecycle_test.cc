@@ -9,7 +9,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
@@ -20,6 +19,7 @@
 #include "server/common/log.h"
 #include "tests/integration/health_client.h"
 #include "tests/integration/in_process_daemon.h"
+#include "tests/testing/log_capture.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
@@ -45,36 +45,6 @@ v1::GenerateImageRequest Request() {
   request.set_steps(2);
   return request;
 }
-
-// Lines of the log, as long as it lives.
-class LogCapture {
- public:
-  LogCapture() {
-    SetLogSinkForTesting([this](const std::string& line) {
-      absl::MutexLock lock(&mu_);
-      lines_.push_back(line);
-    });
-  }
-  ~LogCapture() { SetLogSinkForTesting(nullptr); }
-
-  // Waits for a line with `text`.
-  std::string Await(const std::string& text) {
-    std::string found;
-    const auto search = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-      for (const std::string& line : lines_) {
-        if (line.find(text) != std::string::npos) found = line;
-      }
-      return !found.empty();
-    };
-    absl::MutexLock lock(&mu_);
-    mu_.AwaitWithTimeout(absl::Condition(&search), absl::Seconds(30));
-    return found;
-  }
-
- private:
-  absl::Mutex mu_;
-  std::vector<std::string> lines_ ABSL_GUARDED_BY(mu_);
-};
 
 TEST(LifecycleTest, PortIsOpenWhileTheBaseLoads) {
   absl::Notification may_load;

@@ -1,7 +1,5 @@
 #include "server/rpc/connection_acceptor.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -12,10 +10,10 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/synchronization/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/loopback.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
@@ -25,17 +23,7 @@ namespace {
 class Client {
  public:
   explicit Client(const std::string& address)
-      : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in target{};
-    target.sin_family = AF_INET;
-    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int port = 0;
-    EXPECT_TRUE(
-        absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    target.sin_port = htons(static_cast<uint16_t>(port));
-    EXPECT_EQ(
-        connect(fd_, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
-  }
+      : fd_(ConnectToLoopback(address)) {}
   ~Client() {
     if (fd_ >= 0) close(fd_);
   }

@@ -8,37 +8,21 @@ import sys
 
 import psutil
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from server_process import ServerProcess  # noqa: E402
+
 _PYTHON_SERVER = pathlib.Path(__file__).parent / "python_server.py"
 
 
-class Server:
-    """A program that prints "listening on HOST:PORT" when it serves; stopped at
-    the end of a `with`. What it says else goes to `log`."""
+class Server(ServerProcess):
+    """One of those that are compared."""
 
     def __init__(self, name: str, command: list, log: pathlib.Path):
         self.name = name
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        line = self._process.stdout.readline()
-        if not line.startswith("listening on "):
-            self.close()
-            raise RuntimeError(f"{name} did not start:\n{log.read_text()}")
-        self.address = line.split()[2]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._process.stdout.close()
+        super().__init__(command, log)
 
     def cpu_seconds(self) -> float:
-        times = psutil.Process(self._process.pid).cpu_times()
+        times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system
 
 
