@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <limits>
@@ -226,7 +227,7 @@ TEST_P(TorchEngineTest, WeightsDependOnBaseAndSetAlone) {
     }
     ASSERT_EQ(engine->WeightsSha256(), expect(resident)) << "switch " << n;
   }
-  EXPECT_GT(expected.size(), 40u);
+  EXPECT_GT(expected.size(), std::min<size_t>(40, NumSwitches() / 4));
   EXPECT_GT(failures, NumSwitches() / 25);
   EXPECT_EQ(engine->AddressesSha256(), addresses);
   const auto verified = engine->VerifyBaseWeights(/*repair=*/false);

@@ -1,7 +1,7 @@
 """graftd beside a Python server on diffusers and PEFT, under load.
 
-  run.py PROGRAMS            ten minutes
-  run.py PROGRAMS --quick    three, with rough figures
+  run.py PROGRAMS            a quarter of an hour
+  run.py PROGRAMS --quick    five minutes, with rough figures
 
 PROGRAMS is the folder with graftd, graft and graft_load (a release build of
 this project). To repeat it:

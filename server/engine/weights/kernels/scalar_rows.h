@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "server/engine/weights/kernels/delta_blocks.h"
 #include "server/engine/weights/kernels/switch_tile.h"
-#include "server/engine/weights/kernels/switch_tile_impl.h"
 #include "server/engine/weights/kernels/undo_codec.h"
 #include "server/engine/weights/kernels/weight_bits.h"
 
