@@ -1,6 +1,7 @@
 #include "server/common/executor.h"
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -29,15 +30,10 @@ TEST(ThreadPoolExecutorTest, RunsEachJobOnce) {
 }
 
 TEST(ThreadPoolExecutorTest, JobsRunAwayFromTheCaller) {
-  absl::Notification ran;
-  std::thread::id job_thread;
+  std::promise<std::thread::id> job_thread;
   ThreadPoolExecutor executor(1);
-  executor.Run([&] {
-    job_thread = std::this_thread::get_id();
-    ran.Notify();
-  });
-  ran.WaitForNotification();
-  EXPECT_NE(job_thread, std::this_thread::get_id());
+  executor.Run([&] { job_thread.set_value(std::this_thread::get_id()); });
+  EXPECT_NE(job_thread.get_future().get(), std::this_thread::get_id());
 }
 
 // Each job waits for the other: with fewer threads this would never end.

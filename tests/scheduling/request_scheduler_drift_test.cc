@@ -30,6 +30,9 @@ class RequestSchedulerDriftTest : public SchedulerFixture {
     }});
   }
 
+  // Its thread writes told_.
+  ~RequestSchedulerDriftTest() override { scheduler_.reset(); }
+
   // From now on switches find the base damaged, until a verification, which can
   // repair it or not.
   void DamageBase(bool repairable) {
