@@ -101,7 +101,7 @@ TEST_F(AutoloadTest, WithoutAFileTheErrorIsThatOfALoad) {
 
 TEST_F(AutoloadTest, OnlyNamesOfTheTopFolderAreFiles) {
   dir_.Write("root/sub/a.safetensors", FileOf("a"));
-  for (const char* name : {"sub/a", "../root/a", "./a", "a\n", ""}) {
+  for (const char* name : {"sub/a", "sub/../a", "./a", "a\n", ""}) {
     const auto refused = store_->AcquireResident(name);
     EXPECT_THAT(refused, HasReason(ErrorReason::kAdapterNotFound)) << name;
     EXPECT_THAT(GetErrorMetadata(refused.status()),

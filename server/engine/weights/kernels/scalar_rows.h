@@ -101,6 +101,28 @@ int ScalarMergeRow(const typename Weight::Bits* w0, const float* d,
   return num_codes;
 }
 
+// The rows' part of an Isa (see switch_tile_impl.h), with `Convert` as above.
+template <template <class> class Convert>
+struct ScalarRows {
+  using DeltaRow = const float*;
+  static DeltaRow LoadRow(const float* d) { return d; }
+
+  template <class Weight>
+  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
+                         uint32_t valid, const int8_t*& codes,
+                         typename Weight::Bits* w0) {
+    ScalarRestoreRow<Weight, Convert<Weight>>(m, d, valid, codes, w0);
+  }
+
+  template <class Weight>
+  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
+                      uint32_t valid, typename Weight::Bits* m, int8_t* codes,
+                      uint32_t& exceptions) {
+    return ScalarMergeRow<Weight, Convert<Weight>>(w0, d, valid, m, codes,
+                                                   exceptions);
+  }
+};
+
 }  // namespace
 }  // namespace graft
 

@@ -42,10 +42,7 @@ __m256 LoadFactor(FactorFormat format, const void* data, int64_t i) {
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
-struct Avx2 {
-  using DeltaRow = const float*;
-  static DeltaRow LoadRow(const float* d) { return d; }
-
+struct Avx2 : ScalarRows<Convert> {
   template <class Use>
   static void WithProduct(FactorFormat format, int rank, const void* up,
                           const void* down, Use use) {
@@ -75,21 +72,6 @@ struct Avx2 {
       }
     }
     use(stored);
-  }
-
-  template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
-                         uint32_t valid, const int8_t*& codes,
-                         typename Weight::Bits* w0) {
-    ScalarRestoreRow<Weight, Convert<Weight>>(m, d, valid, codes, w0);
-  }
-
-  template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
-                      uint32_t valid, typename Weight::Bits* m, int8_t* codes,
-                      uint32_t& exceptions) {
-    return ScalarMergeRow<Weight, Convert<Weight>>(w0, d, valid, m, codes,
-                                                   exceptions);
   }
 };
 

@@ -7,10 +7,7 @@
 namespace graft {
 namespace {
 
-struct Portable {
-  using DeltaRow = const float*;
-  static DeltaRow LoadRow(const float* d) { return d; }
-
+struct Portable : ScalarRows<ScalarConvert> {
   template <class Use>
   static void WithProduct(FactorFormat format, int rank, const void* up,
                           const void* down, Use use) {
@@ -29,21 +26,6 @@ struct Portable {
       }
     }
     use(sums);
-  }
-
-  template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
-                         uint32_t valid, const int8_t*& codes,
-                         typename Weight::Bits* w0) {
-    ScalarRestoreRow<Weight, ScalarConvert<Weight>>(m, d, valid, codes, w0);
-  }
-
-  template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
-                      uint32_t valid, typename Weight::Bits* m, int8_t* codes,
-                      uint32_t& exceptions) {
-    return ScalarMergeRow<Weight, ScalarConvert<Weight>>(w0, d, valid, m, codes,
-                                                         exceptions);
   }
 };
 
