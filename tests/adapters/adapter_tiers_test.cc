@@ -1,14 +1,10 @@
 // The store's two levels of memory: budgets, eviction, pins, shared contents,
 // and the ways to unload.
 
-#include <atomic>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
-#include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_store.h"
@@ -174,22 +170,7 @@ TEST_F(AdapterTiersTest, ManyRequestsPrepareOnce) {
   MakeStore(0, 1);
   for (const char* name : {"a", "b"}) ASSERT_THAT(Load(name), IsOk());
   const int calls = engine_.calls(Call::kPrepare);
-  // The threads' handles end after all have theirs.
-  std::vector<absl::StatusOr<AdapterHandle>> handles(8);
-  std::vector<std::thread> threads;
-  absl::BlockingCounter started(static_cast<int>(handles.size()));
-  std::atomic<bool> waited{false};
-  engine_.OnCall(Call::kPrepare, [&started, &waited] {
-    if (!waited.exchange(true)) started.Wait();
-  });
-  for (auto& handle : handles) {
-    threads.emplace_back([&handle, &started, this] {
-      started.DecrementCount();
-      handle = store_->AcquireResident("a");
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& handle : handles) EXPECT_THAT(handle, IsOk());
+  AcquireAtOnce("a", 8);
   EXPECT_EQ(engine_.calls(Call::kPrepare), calls + 1);
 }
 

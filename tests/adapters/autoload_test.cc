@@ -1,15 +1,11 @@
 // Adapters that are loaded by the first request that names them, and their
 // files, which may change meanwhile.
 
-#include <atomic>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
-#include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -62,21 +58,7 @@ TEST_F(AutoloadTest, AcquireAloneLoadsNothing) {
 }
 
 TEST_F(AutoloadTest, ManyRequestsReadTheFileOnce) {
-  std::vector<absl::StatusOr<AdapterHandle>> handles(32);
-  std::vector<std::thread> threads;
-  absl::BlockingCounter started(static_cast<int>(handles.size()));
-  std::atomic<bool> waited{false};
-  engine_.OnCall(Call::kPrepare, [&started, &waited] {
-    if (!waited.exchange(true)) started.Wait();
-  });
-  for (auto& handle : handles) {
-    threads.emplace_back([&handle, &started, this] {
-      started.DecrementCount();
-      handle = store_->AcquireResident("a");
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& handle : handles) EXPECT_THAT(handle, IsOk());
+  AcquireAtOnce("a", 32);
   EXPECT_EQ(reads(), 2);
   EXPECT_EQ(engine_.calls(Call::kPrepare), 1);
   EXPECT_EQ(store_->stats().loads, 1);

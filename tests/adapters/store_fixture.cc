@@ -3,8 +3,11 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <thread>
 #include <utility>
+#include <vector>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "server/common/sha256.h"
 #include "tests/testing/adapter_file_builder.h"
 
@@ -62,6 +65,25 @@ absl::StatusOr<PreparedAdapterPtr> StoreFixture::Unload(const std::string& name,
   if (outcome.has_value()) return *std::move(outcome);
   ADD_FAILURE() << "the unload of " << name << " waits";
   return absl::UnknownError("waits");
+}
+
+void StoreFixture::AcquireAtOnce(const std::string& name, int count) {
+  std::vector<absl::StatusOr<AdapterHandle>> handles(
+      static_cast<size_t>(count));
+  std::vector<std::thread> threads;
+  absl::BlockingCounter started(count);
+  std::atomic<bool> waited{false};
+  engine_.OnCall(FakeEngine::Call::kPrepare, [&started, &waited] {
+    if (!waited.exchange(true)) started.Wait();
+  });
+  for (auto& handle : handles) {
+    threads.emplace_back([&handle, &name, &started, this] {
+      started.DecrementCount();
+      handle = store_->AcquireResident(name);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& handle : handles) EXPECT_TRUE(handle.ok());
 }
 
 }  // namespace graft

@@ -42,6 +42,10 @@ class StoreFixture : public testing::Test {
   absl::StatusOr<PreparedAdapterPtr> Unload(
       const std::string& name, UnloadMode mode = UnloadMode::kWait);
 
+  // AcquireResident from `count` threads at once: the first Prepare goes on
+  // when all have begun, and the handles end when all have theirs.
+  void AcquireAtOnce(const std::string& name, int count);
+
   AdapterResidency ResidencyOf(const std::string& name) const {
     return store_->Get(name).value().residency;
   }
