@@ -193,6 +193,7 @@ absl::Status Daemon::LoadBackend() {
       engine_.get(), &encoder_, &clock_,
       RequestScheduler::Options{
           .batching = options_.batching,
+          .max_batch_size = options_.max_batch_size,
           .max_queued_requests = options_.limits.max_queued_requests,
           .max_queued_work = options_.limits.max_queued_work,
           .on_drift = [this](const absl::Status& status) { OnDrift(status); },
@@ -214,6 +215,7 @@ absl::Status Daemon::LoadBackend() {
               .limits = options_.limits,
               .defaults = DefaultsFor(engine_->info(), options_),
               .batching = options_.batching,
+              .max_batch_size = scheduler_->max_batch_size(),
               .autoload = options_.autoload};
   metrics_.SetBackend(&backend_);
   return absl::OkStatus();

@@ -56,6 +56,7 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
                  as_double(limits.max_adapter_file_bytes), 1, 1024 * kGiB),
       NumberRule("max_adapter_header_bytes",
                  as_double(limits.max_adapter_header_bytes), 2, kGiB),
+      NumberRule("max_batch_size", options.max_batch_size, 1, 64),
       NumberRule("max_queued_requests", limits.max_queued_requests, 1, 1e6),
       NumberRule("max_adapter_host_bytes",
                  as_double(options.max_adapter_host_bytes), 0, 1e18),

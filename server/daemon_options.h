@@ -40,6 +40,8 @@ struct DaemonOptions {
   int64_t max_adapter_device_bytes = 0;
   // Requests share the device's steps.
   bool batching = true;
+  // Images of one such step.
+  int max_batch_size = 4;
   // How long accepted requests may go on after a signal to stop.
   absl::Duration exit_timeout = absl::Seconds(30);
   // Threads that read adapters, and that encode images.

@@ -106,6 +106,8 @@ ABSL_FLAG(int64_t, max_adapter_device_bytes, 0,
 ABSL_FLAG(std::string, batching, "on",
           "on: requests share the device's steps; off: each image has the same "
           "bits whatever else is computed at the time");
+ABSL_FLAG(int, max_batch_size, 4,
+          "Images that make a step together at most, with --batching=on");
 ABSL_FLAG(int, max_connections, 0,
           "Connections that may be open; 0: as many as there are descriptors");
 ABSL_FLAG(int, max_steps, 1000, "Denoising steps of an image");
@@ -250,6 +252,7 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
                          ParseRestoreMode(absl::GetFlag(FLAGS_restore)));
   GRAFT_ASSIGN_OR_RETURN(options.batching,
                          ParseOnOff("batching", absl::GetFlag(FLAGS_batching)));
+  options.max_batch_size = absl::GetFlag(FLAGS_max_batch_size);
   options.limits = LimitsFromFlags();
   options.transport.listen = absl::GetFlag(FLAGS_listen);
   options.transport.max_connections = absl::GetFlag(FLAGS_max_connections);
@@ -346,6 +349,7 @@ absl::Status Run(const std::vector<char*>& positional) {
 int main(int argc, char** argv) {
   if (graft::HandledInformation(argc, argv)) return EXIT_SUCCESS;
   graft::ReexecWithPassiveOpenMp(argv);
+  graft::StopDeadlockDetection();
   graft::SignalThread::BlockSignals();
   absl::SetProgramUsageMessage(graft::kUsage);
   const absl::Status status = graft::Run(absl::ParseCommandLine(argc, argv));

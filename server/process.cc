@@ -10,6 +10,8 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/synchronization/mutex.h"
+
 namespace graft {
 namespace {
 
@@ -34,6 +36,10 @@ void ReexecWithPassiveOpenMp(char** argv) {
   const std::filesystem::path program =
       std::filesystem::read_symlink("/proc/self/exe", error);
   execv(error ? "/proc/self/exe" : program.c_str(), argv);
+}
+
+void StopDeadlockDetection() {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
 int64_t RaiseDescriptorLimit() {

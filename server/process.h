@@ -17,6 +17,10 @@ namespace graft {
 // when nothing was to do, or the program could not be started.
 void ReexecWithPassiveOpenMp(char** argv);
 
+// Has mutexes not look for deadlocks: Debian's build of Abseil does, each time
+// one is locked, which is for tests.
+void StopDeadlockDetection();
+
 // Raises the soft limit of open descriptors to the hard one. The limit now.
 int64_t RaiseDescriptorLimit();
 

@@ -34,6 +34,7 @@ struct GenerateOptions {
   uint32_t height = 0;
   uint32_t count = 1;
   uint32_t preview_interval = 0;
+  std::string priority = "interactive";
   std::string out = "graft.png";
   bool json = false;
 };
@@ -56,6 +57,8 @@ absl::StatusOr<v1::GenerateImageRequest> ToRequest(
   request.set_sampler(options.sampler);
   request.set_count(options.count);
   request.set_preview_interval(options.preview_interval);
+  request.set_priority(options.priority == "batch" ? v1::PRIORITY_BATCH
+                                                   : v1::PRIORITY_INTERACTIVE);
   if (options.steps) request.set_steps(*options.steps);
   if (options.guidance) request.set_guidance_scale(*options.guidance);
   uint64_t seed = 0;
@@ -205,6 +208,11 @@ class GenerateCommand : public Command {
     app_->add_option("--preview_interval", options_.preview_interval,
                      "Every so many steps write what the image may become, "
                      "small and rough, to FILE.preview.png; 0: never")
+        ->capture_default_str();
+    app_->add_option("--priority", options_.priority,
+                     "interactive, or batch: let the requests of those who "
+                     "wait go first")
+        ->check(CLI::IsMember({"interactive", "batch"}))
         ->capture_default_str();
     app_->add_option("--out", options_.out,
                      "Where to save; a file that is there is overwritten")

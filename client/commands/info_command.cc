@@ -58,6 +58,7 @@ void PrintJson(const v1::ServerInfo& info, std::ostream& out) {
         {"restore_reserved_bytes", info.memory().restore_reserved_bytes()},
         {"adapter_bytes", info.memory().adapter_bytes()}}},
       {"batching", info.batching()},
+      {"max_batch_size", info.max_batch_size()},
       {"limits", LimitsJson(info.limits())},
       {"samplers", std::vector<std::string>(info.samplers().begin(),
                                             info.samplers().end())},

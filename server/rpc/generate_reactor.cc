@@ -2,6 +2,7 @@
 
 #include <grpc/support/time.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -121,15 +122,18 @@ void GenerateReactor::Buffer(const Change& change) {
 }
 
 GenerateReactor::Next GenerateReactor::NextLocked() {
-  if (write_parts_ > 0 || finished_) return Next::kNothing;
+  if (writing_ || finished_) return Next::kNothing;
   if (!broken_ && buffer_.has_value()) {
     if (auto message = buffer_->Next(); message.has_value()) {
       message_ = *std::move(message);
-      write_parts_ = 2;
+      writing_ = true;
+      write_began_ = std::chrono::steady_clock::now();
+      if (!timer_runs_) StartTimer(write_began_);
       return Next::kWrite;
     }
   }
   if (!ending_.has_value()) return Next::kNothing;
+  if (timer_runs_) return Next::kStopTimer;
   finished_ = true;
   return Next::kFinish;
 }
@@ -152,8 +156,10 @@ void GenerateReactor::Advance() {
     case Next::kNothing:
       break;
     case Next::kWrite:
-      StartWriteTimer();
       StartWrite(&message_);
+      break;
+    case Next::kStopTimer:
+      StopTimer();
       break;
     case Next::kFinish:
       Finish(call_.Finish(status));
@@ -161,38 +167,54 @@ void GenerateReactor::Advance() {
   }
 }
 
-void GenerateReactor::StartWriteTimer() {
-  // Not self_: the timer would keep the reactor that owns it. The callback
-  // comes before the write is over, and so before Finish and OnDone.
-  write_timer_ = std::make_unique<grpc::Alarm>();
-  write_timer_->Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                 gpr_time_from_millis(
-                                     absl::ToInt64Milliseconds(write_timeout_),
-                                     GPR_TIMESPAN)),
-                    [this](bool expired) { OnWriteTimer(expired); });
+void GenerateReactor::StartTimer(SteadyTime began) {
+  const auto passed = std::chrono::steady_clock::now() - began;
+  const absl::Duration left = write_timeout_ - absl::FromChrono(passed);
+  timer_runs_ = true;
+  // A new one, as this may be called by the old one's callback. Not self_: the
+  // timer would keep the reactor that owns it; it reports before Finish, and so
+  // before OnDone.
+  timer_ = std::make_unique<grpc::Alarm>();
+  timer_->Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                           gpr_time_from_nanos(absl::ToInt64Nanoseconds(left),
+                                               GPR_TIMESPAN)),
+              [this](bool expired) { OnTimer(expired); });
 }
 
-void GenerateReactor::OnWriteTimer(bool expired) {
-  if (expired) {
+void GenerateReactor::StopTimer() {
+  absl::MutexLock lock(&mu_);
+  timer_->Cancel();  // no harm in a second time
+}
+
+void GenerateReactor::OnTimer(bool expired) {
+  bool timed_out = false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (expired && writing_) {
+      const auto age = std::chrono::steady_clock::now() - write_began_;
+      timed_out = absl::FromChrono(age) >= write_timeout_;
+      if (!timed_out) {
+        StartTimer(write_began_);
+        return;
+      }
+    }
+  }
+  if (timed_out) {
     Leave();
     context_->TryCancel();  // ends the write
   }
-  OnWritePartDone();
+  {
+    absl::MutexLock lock(&mu_);
+    timer_runs_ = false;
+  }
+  Advance();
 }
 
 void GenerateReactor::OnWriteDone(bool ok) {
-  if (!ok) {
-    absl::MutexLock lock(&mu_);
-    broken_ = true;
-  }
-  write_timer_->Cancel();
-  OnWritePartDone();
-}
-
-void GenerateReactor::OnWritePartDone() {
   {
     absl::MutexLock lock(&mu_);
-    if (--write_parts_ > 0) return;
+    writing_ = false;
+    if (!ok) broken_ = true;
   }
   Advance();
 }

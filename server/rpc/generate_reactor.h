@@ -5,6 +5,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -55,7 +56,8 @@ class GenerateReactor
 
  private:
   class Observer;
-  enum class Next { kNothing, kWrite, kFinish };
+  enum class Next { kNothing, kWrite, kStopTimer, kFinish };
+  using SteadyTime = std::chrono::steady_clock::time_point;
 
   GenerateReactor(const RpcEnvironment& environment,
                   grpc::CallbackServerContext* context,
@@ -76,30 +78,31 @@ class GenerateReactor
   void End(const absl::Status& status, const GenerationSummary& summary)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Starts the clock for the write that begins now.
-  void StartWriteTimer();
-  void OnWriteTimer(bool expired);
-
-  // One of the two things that each write waits for is over.
-  void OnWritePartDone() ABSL_LOCKS_EXCLUDED(mu_);
+  // Has OnTimer called when a write that began at `began` has taken too long.
+  void StartTimer(SteadyTime began) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void StopTimer() ABSL_LOCKS_EXCLUDED(mu_);
+  void OnTimer(bool expired) ABSL_LOCKS_EXCLUDED(mu_);
 
   const absl::Duration write_timeout_;
   grpc::CallbackServerContext* const context_;
   RpcCall call_;
   std::shared_ptr<GenerateReactor> self_;  // until OnDone
 
-  // Of the write in flight: nobody else touches them meanwhile.
+  // Of the write in flight: nobody else touches it meanwhile.
   v1::GenerateImageResponse message_;
-  std::unique_ptr<grpc::Alarm> write_timer_;
 
   absl::Mutex mu_;
   std::shared_ptr<SharedGeneration> generation_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<Observer> observer_ ABSL_GUARDED_BY(mu_);  // of generation_
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<ReplyBuffer> buffer_ ABSL_GUARDED_BY(mu_);
-  // A write is over when both gRPC and its timer have reported: so no timer can
-  // fire after Finish, when the context may be gone.
-  int write_parts_ ABSL_GUARDED_BY(mu_) = 0;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  SteadyTime write_began_ ABSL_GUARDED_BY(mu_);
+  // One timer for many writes: it looks whether that of the moment is too old,
+  // and goes on. It is stopped, and has said so, before Finish: afterwards the
+  // context may be gone.
+  std::unique_ptr<grpc::Alarm> timer_ ABSL_GUARDED_BY(mu_);
+  bool timer_runs_ ABSL_GUARDED_BY(mu_) = false;
   bool broken_ ABSL_GUARDED_BY(mu_) = false;  // a write failed: no more writes
   std::optional<absl::Status> ending_ ABSL_GUARDED_BY(mu_);
   bool finished_ ABSL_GUARDED_BY(mu_) = false;

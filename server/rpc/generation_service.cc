@@ -94,6 +94,7 @@ absl::Status Submit(const Backend& backend, const GenerationRequest& request,
   task->params = request.params;
   task->count = request.count;
   task->preview_interval = request.preview_interval;
+  task->priority = request.priority;
   task->observer = generation;
   task->cancelled = generation->cancel_flag();
   task->deadline = rpc.deadline;

@@ -68,6 +68,21 @@ absl::StatusOr<std::string> ValidateSampler(
                               ", not \"", EscapeUntrusted(sampler, 64), "\""));
 }
 
+absl::StatusOr<Priority> ValidatePriority(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_UNSPECIFIED:
+    case v1::PRIORITY_INTERACTIVE:
+      return Priority::kInteractive;
+    case v1::PRIORITY_BATCH:
+      return Priority::kBatch;
+    default:
+      return InvalidField("priority",
+                          absl::StrCat("must be PRIORITY_INTERACTIVE (1) or "
+                                       "PRIORITY_BATCH (2), not ",
+                                       static_cast<int>(priority)));
+  }
+}
+
 absl::Status CheckWeights(absl::string_view field, double weight,
                           double text_encoder_weight,
                           const RequestLimits& limits) {
@@ -220,6 +235,8 @@ absl::StatusOr<GenerationRequest> ValidateGenerateImageRequest(
         CheckRange("count", int64_t{request.count()}, 1, limits.max_count));
     checked.count = static_cast<int>(request.count());
   }
+  GRAFT_ASSIGN_OR_RETURN(checked.priority,
+                         ValidatePriority(request.priority()));
   GRAFT_ASSIGN_OR_RETURN(checked.adapters, ValidateAdapters(request, limits));
   // An interval beyond the last step asks for none.
   if (request.preview_interval() < request.steps()) {

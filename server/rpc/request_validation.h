@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "graft/v1/generation.pb.h"
 #include "server/engine/generation_params.h"
+#include "server/scheduling/generation_task.h"
 #include "server/scheduling/weight_schedule.h"
 
 namespace graft {
@@ -63,6 +64,7 @@ struct GenerationRequest {
   GenerationParams params;
   int count = 1;
   int preview_interval = 0;  // as in GenerationTask
+  Priority priority = Priority::kInteractive;
   std::vector<AdapterChoice> adapters;
 };
 

@@ -33,10 +33,8 @@ ImageView ViewOfImage(const GenerationTask& task, int index,
 }  // namespace
 
 RequestView ViewOfTask(const GenerationTask& task, int64_t id) {
-  RequestView view{.id = id,
-                   .tenant = task.tenant,
-                   .request_class = task.request_class,
-                   .images = {}};
+  RequestView view{
+      .id = id, .tenant = task.tenant, .priority = task.priority, .images = {}};
   view.images.assign(static_cast<size_t>(task.count),
                      ViewOfImage(task, 0, nullptr));
   for (int i = 0; i < task.count; ++i) {

@@ -42,10 +42,10 @@ struct GenerationSummary {
 };
 
 // How results come back from the scheduler. Calls come one at a time, from the
-// submitting thread, the owner thread or an executor thread, never with a lock
-// held. OnQueued is the first call, images come in order, and OnDone is the
-// last call and comes exactly once for a task that was accepted. An
-// implementation must return quickly: the owner thread waits for it.
+// submitting thread or the scheduler's replier, never with a lock held.
+// OnQueued is the first call, images come in order, and OnDone is the last call
+// and comes exactly once for a task that was accepted. An implementation must
+// return quickly: the replies of all requests wait for it.
 class GenerationObserver {
  public:
   virtual ~GenerationObserver() = default;

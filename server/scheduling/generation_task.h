@@ -14,7 +14,9 @@
 
 namespace graft {
 
-enum class RequestClass { kInteractive, kBatch };
+// Whether somebody waits for the images: interactive requests go before batch
+// ones, at every step.
+enum class Priority { kInteractive, kBatch };
 
 // Set by whoever learns that the client is gone or asked to cancel; read
 // between steps. Shared by the reactor and the task.
@@ -46,7 +48,7 @@ struct GenerationTask {
   std::string request_id;
   std::string traceparent;  // W3C trace context, empty if none
   std::string tenant = "default";
-  RequestClass request_class = RequestClass::kInteractive;
+  Priority priority = Priority::kInteractive;
 };
 
 }  // namespace graft

@@ -14,7 +14,9 @@ namespace graft {
 // and the simulator keep one each. Thread-compatible.
 class RequestLedger {
  public:
-  explicit RequestLedger(int max_batch) { set_max_batch(max_batch); }
+  explicit RequestLedger(int max_batch_size) {
+    set_max_batch_size(max_batch_size);
+  }
 
   bool empty() const { return state_.requests.empty(); }
   int waiting() const { return waiting_; }  // not begun
@@ -26,8 +28,10 @@ class RequestLedger {
   const SchedulingState& state() const { return state_; }
 
   // From the next choice on.
-  void set_max_batch(int max_batch) { state_.max_batch = max_batch; }
-  int max_batch() const { return state_.max_batch; }
+  void set_max_batch_size(int max_batch_size) {
+    state_.max_batch_size = max_batch_size;
+  }
+  int max_batch_size() const { return state_.max_batch_size; }
 
   // A new request. REQUIRES: its id is larger than all before.
   void Add(RequestView request);

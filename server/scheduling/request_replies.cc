@@ -9,9 +9,11 @@
 namespace graft {
 
 RequestReplies::RequestReplies(std::unique_ptr<GenerationTask> task,
-                               Executor* encoder, const Clock* clock,
+                               Executor* encoder, Executor* replier,
+                               const Clock* clock,
                                std::function<void()> on_done)
     : encoder_(encoder),
+      replier_(replier),
       clock_(clock),
       task_(std::move(task)),
       on_done_(std::move(on_done)) {}
@@ -30,12 +32,12 @@ void RequestReplies::Moved(int position, absl::Duration estimated_wait) {
   {
     absl::MutexLock lock(&mu_);
     if (ending_.has_value()) return;
-    events_.push_back([=](GenerationObserver& observer) {
+    const bool must_deliver = Append([=](GenerationObserver& observer) {
       observer.OnQueued(position, estimated_wait);
     });
-    if (std::exchange(delivering_, true)) return;
+    if (!must_deliver) return;
   }
-  Deliver();
+  ScheduleDelivery();
 }
 
 void RequestReplies::Started() {
@@ -90,10 +92,18 @@ void RequestReplies::Done(absl::Status status, GenerationSummary summary) {
 void RequestReplies::Post(Event event) {
   {
     absl::MutexLock lock(&mu_);
-    events_.push_back(std::move(event));
-    if (std::exchange(delivering_, true)) return;
+    if (!Append(std::move(event))) return;
   }
-  Deliver();
+  ScheduleDelivery();
+}
+
+bool RequestReplies::Append(Event event) {
+  events_.push_back(std::move(event));
+  return !std::exchange(delivering_, true);
+}
+
+void RequestReplies::ScheduleDelivery() {
+  replier_->Run([self = shared_from_this()] { self->Deliver(); });
 }
 
 void RequestReplies::Deliver() {

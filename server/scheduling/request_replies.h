@@ -19,8 +19,8 @@
 namespace graft {
 
 // Owns one accepted task and carries its results to its observer: one call at a
-// time, images in order, OnDone last. Images are encoded on an executor, so the
-// device goes on with the next one meanwhile.
+// time, images in order, OnDone last. Images are encoded on one executor and
+// the observer is called on another, so the device goes on meanwhile.
 //
 // Order of calls: Open() once; then, from one thread at a time, Started(),
 // Progress(), Preview() and Image() as often as needed, and Done() once. Open()
@@ -28,14 +28,17 @@ namespace graft {
 class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
  public:
   // `on_done` is called after the observer's OnDone, with the task (and the
-  // adapters that it pins) released. `encoder` and `clock` outlive this object.
+  // adapters that it pins) released. `encoder`, `replier`, which calls the
+  // observer, and `clock` outlive this object.
   RequestReplies(std::unique_ptr<GenerationTask> task, Executor* encoder,
-                 const Clock* clock, std::function<void()> on_done);
+                 Executor* replier, const Clock* clock,
+                 std::function<void()> on_done);
 
   // The task. REQUIRES: Done() was not called.
   const GenerationTask& task() const { return *task_; }
 
-  // Reports the place in the queue and lets everything else follow.
+  // Reports the place in the queue, from this thread, and lets everything else
+  // follow.
   void Open(int position, absl::Duration estimated_wait);
 
   // Reports another place in the queue, unless the request is over. Any thread.
@@ -70,8 +73,15 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
     GenerationSummary summary;
   };
 
-  // Appends `event`, and delivers unless somebody is at it.
+  // Appends `event`, and has it delivered.
   void Post(Event event) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Appends `event`; true if ScheduleDelivery() must follow, as nobody is at
+  // it.
+  bool Append(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Has the replier call Deliver.
+  void ScheduleDelivery();
 
   // Calls the observer until no event is left. REQUIRES: this thread set
   // delivering_.
@@ -96,6 +106,7 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   void PostEnding() ABSL_LOCKS_EXCLUDED(mu_);
 
   Executor* const encoder_;
+  Executor* const replier_;
   const Clock* const clock_;
 
   absl::Mutex mu_;

@@ -46,12 +46,12 @@ RequestScheduler::RequestScheduler(Engine* engine, Executor* encoder,
       clock_(clock),
       options_(options),
       resident_(engine),
-      guard_(&resident_,
-             [this](const absl::Status& status) { OnDrift(status); },
-             options.on_verified),
+      guard_(
+          &resident_, [this](const absl::Status& status) { OnDrift(status); },
+          options.on_verified),
       runner_(engine, &resident_, clock, &aborting_),
       next_places_(clock->Now() + kPlacesInterval),
-      ledger_(max_batch()),
+      ledger_(max_batch_size()),
       owner_thread_([this] { RunOwnerThread(); }) {}
 
 RequestScheduler::~RequestScheduler() {
@@ -96,8 +96,9 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
       refusal = HopelessError(wait, task->deadline - now);
     }
     if (refusal.ok()) {
-      replies = std::make_shared<RequestReplies>(
-          std::move(task), encoder_, clock_, [this] { OnRequestDone(); });
+      replies =
+          std::make_shared<RequestReplies>(std::move(task), encoder_, &replier_,
+                                           clock_, [this] { OnRequestDone(); });
       queue_.Push({view.id, replies, now, place.position});
       ledger_.Add(std::move(view));
       ++unfinished_;
@@ -258,7 +259,7 @@ bool RequestScheduler::AwaitWork() {
   absl::MutexLock lock(&mu_);
   if (ledger_.empty()) {
     batch_size_ = 0;
-    ledger_.set_max_batch(max_batch());
+    ledger_.set_max_batch_size(max_batch_size());
   }
   mu_.Await(absl::Condition(&ready));
   return !jobs_.empty() || !ledger_.empty();
@@ -343,8 +344,8 @@ void RequestScheduler::TellPlaces() {
       const QueuePlace place = PlaceOf(ledger_.state(), view);
       if (place.position == request.told_position) continue;
       request.told_position = place.position;
-      moves.push_back({request.replies, place.position,
-                       rate_.TimeFor(place.work_ahead)});
+      moves.push_back(
+          {request.replies, place.position, rate_.TimeFor(place.work_ahead)});
     }
   }
   for (const Move& move : moves) move.replies->Moved(move.position, move.wait);
@@ -366,7 +367,7 @@ void RequestScheduler::RunBatch(const std::vector<BatchMember>& batch) {
 void RequestScheduler::Record(const std::vector<BatchMember>& batch,
                               const BatchReport& report, absl::Duration busy) {
   if (report.work_done > 0) rate_.Add(report.work_done, busy);
-  if (report.out_of_memory) ledger_.set_max_batch(report.batch_size / 2);
+  if (report.out_of_memory) ledger_.set_max_batch_size(report.batch_size / 2);
   std::set<const ActiveRequest*> requests;
   for (const BatchMember& member : batch) requests.insert(member.request);
   for (const ActiveRequest* const request : requests) {

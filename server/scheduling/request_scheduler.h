@@ -49,7 +49,7 @@ class RequestScheduler {
     // run. A batch that does not fit in the device's memory is run one by one,
     // and from then on until the device is idle, batches are at most half as
     // large.
-    int max_batch = 4;
+    int max_batch_size = 4;
     // Bounds of what waits, in requests and in steps x images x pixels (the
     // default: 256 images of 1024 x 1024 in 50 steps). A single request may be
     // larger than that if it has the queue for itself.
@@ -113,6 +113,11 @@ class RequestScheduler {
       std::function<void(const absl::StatusOr<VerifyReport>&)> done)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Images that make a step together at most.
+  int max_batch_size() const {
+    return options_.batching ? options_.max_batch_size : 1;
+  }
+
   // The adapter set that is merged now.
   std::vector<AppliedAdapter> resident() const { return resident_.Get(); }
 
@@ -128,8 +133,6 @@ class RequestScheduler {
 
  private:
   using Job = std::function<void()>;
-
-  int max_batch() const { return options_.batching ? options_.max_batch : 1; }
 
   // ---- Admission ----
 
@@ -219,7 +222,8 @@ class RequestScheduler {
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
-  std::thread owner_thread_;  // last: starts when all else is there
+  ThreadPoolExecutor replier_{1};  // calls the observers
+  std::thread owner_thread_;       // last: starts when all else is there
 };
 
 }  // namespace graft

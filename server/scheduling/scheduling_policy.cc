@@ -11,7 +11,7 @@ namespace graft {
 namespace {
 
 bool IsInteractive(const RequestView& request) {
-  return request.request_class == RequestClass::kInteractive;
+  return request.priority == Priority::kInteractive;
 }
 
 // The key of the image that comes next.
@@ -71,11 +71,10 @@ class BatchChooser {
     ChooseLead();
     Start(*lead_);
     Add(*lead_, lead_->images.front());
-    for (const auto request_class :
-         {RequestClass::kInteractive, RequestClass::kBatch}) {
-      AddStarted(request_class, /*begun=*/true);
-      AddStarted(request_class, /*begun=*/false);
-      AddJoining(request_class);
+    for (const auto priority : {Priority::kInteractive, Priority::kBatch}) {
+      AddStarted(priority, /*begun=*/true);
+      AddStarted(priority, /*begun=*/false);
+      AddJoining(priority);
     }
     CutToBucket();
     TellEffects();
@@ -158,7 +157,7 @@ class BatchChooser {
   }
 
   bool Full() const {
-    return choice_.images.size() >= static_cast<size_t>(state_.max_batch);
+    return choice_.images.size() >= static_cast<size_t>(state_.max_batch_size);
   }
 
   bool InBatch(const RequestView& request, const ImageView& image) const {
@@ -194,16 +193,16 @@ class BatchChooser {
   }
 
   // The same for all requests of a class that have begun, the lead first.
-  void AddStarted(RequestClass request_class, bool begun) {
-    if (lead_->request_class == request_class) AddImages(*lead_, begun);
+  void AddStarted(Priority priority, bool begun) {
+    if (lead_->priority == priority) AddImages(*lead_, begun);
     for (const RequestView& request : state_.requests) {
-      if (request.started && request.request_class == request_class) {
+      if (request.started && request.priority == priority) {
         AddImages(request, begun);
       }
     }
   }
 
-  void AddJoining(RequestClass request_class) {
+  void AddJoining(Priority priority) {
     if (Full()) return;
     const RequestView* const in_turn = NextInTurn();
     std::vector<const RequestView*> refused;
@@ -211,7 +210,7 @@ class BatchChooser {
       const RequestView* const request = OfLeastServedTenant(
           OldestOfTenants(state_,
                           [&](const RequestView& other) {
-                            return other.request_class == request_class &&
+                            return other.priority == priority &&
                                    FrontKey(other) == *key_ &&
                                    !IsJoining(other) &&
                                    std::find(refused.begin(), refused.end(),
@@ -322,7 +321,7 @@ int BatchBucket(int size) {
 }
 
 bool MayOvertake(const RequestView& urgent, const RequestView& other) {
-  if (urgent.request_class != other.request_class) return IsInteractive(urgent);
+  if (urgent.priority != other.priority) return IsInteractive(urgent);
   return urgent.WorkLeft() * kLongJob <= other.WorkLeft();
 }
 

@@ -40,7 +40,7 @@ struct ImageView {
 struct RequestView {
   int64_t id = 0;  // rises with each arrival
   std::string tenant;
-  RequestClass request_class = RequestClass::kInteractive;
+  Priority priority = Priority::kInteractive;
   std::vector<ImageView> images;  // those that are not finished, in order
   bool started = false;           // the device has begun with it
   int passed_over = 0;            // by how many that joined a batch
@@ -52,7 +52,7 @@ struct RequestView {
 struct SchedulingState {
   std::vector<RequestView> requests;  // rising ids
   FairShare shares;                   // all tenants of `requests` take part
-  int max_batch = 1;
+  int max_batch_size = 1;
 };
 
 struct BatchImage {
@@ -102,8 +102,9 @@ struct QueuePlace {
 };
 
 // The place of a request that waits or, with an id larger than all, would have
-// to: behind all before it that it may not overtake, and those after it that may
-// overtake it; of other tenants' waiting requests at most as much as of its own.
+// to: behind all before it that it may not overtake, and those after it that
+// may overtake it; of other tenants' waiting requests at most as much as of its
+// own.
 QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting);
 
 }  // namespace graft

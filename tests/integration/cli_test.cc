@@ -319,6 +319,7 @@ TEST_F(CliTest, InfoTellsTheServer) {
   EXPECT_EQ(info.at("limits").at("max_steps"), 1000);
   EXPECT_EQ(info.at("limits").at("max_queued_work"), 13421772800);
   EXPECT_EQ(info.at("batching"), true);
+  EXPECT_EQ(info.at("max_batch_size"), 4);
   EXPECT_TRUE(info.at("versions").contains("graft"));
 }
 

@@ -316,6 +316,19 @@ TEST(RequestValidationTest, PreviewsBeyondTheLastStepAreNone) {
   EXPECT_EQ(interval(~0u), 0);
 }
 
+TEST(RequestValidationTest, PriorityIsInteractiveUnlessItSaysBatch) {
+  const auto priority = [](v1::Priority asked) {
+    return Validate([=](auto& r) { r.set_priority(asked); });
+  };
+  EXPECT_EQ(priority(v1::PRIORITY_UNSPECIFIED)->priority,
+            Priority::kInteractive);
+  EXPECT_EQ(priority(v1::PRIORITY_INTERACTIVE)->priority,
+            Priority::kInteractive);
+  EXPECT_EQ(priority(v1::PRIORITY_BATCH)->priority, Priority::kBatch);
+  EXPECT_EQ(GetErrorReason(priority(static_cast<v1::Priority>(3)).status()),
+            ErrorReason::kInvalidField);
+}
+
 TEST(RequestValidationTest, WidenFloatIsWhatAPersonWrote) {
   EXPECT_EQ(WidenFloat(0.8f), 0.8);
   EXPECT_EQ(WidenFloat(-7.5f), -7.5);

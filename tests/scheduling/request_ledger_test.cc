@@ -90,7 +90,7 @@ TEST(RequestLedgerTest, RemembersWhoWasPassedOver) {
 TEST(RequestLedgerTest, WhoYieldedEightTimesGetsEightSteps) {
   RequestLedger ledger(1);
   RequestView job = Request(1, "a", 50);
-  job.request_class = RequestClass::kBatch;
+  job.priority = Priority::kBatch;
   ledger.Add(job);
   std::vector<int> bursts;  // steps of the job between urgent requests
   int burst = 0;
@@ -118,7 +118,7 @@ TEST(RequestLedgerTest, AStreamThatJoinsDoesNotStarveABatchJob) {
   int64_t id = 1;
   ledger.Add(Request(id, "a", 10));
   RequestView job = Request(++id, "b", 20);
-  job.request_class = RequestClass::kBatch;
+  job.priority = Priority::kBatch;
   ledger.Add(job);
   int job_steps = 0;
   for (int step = 0; step < 400; ++step) {
@@ -189,7 +189,7 @@ class RandomLedgerTest : public testing::TestWithParam<int> {
       request.images.push_back(request.images[0]);
       request.images.back().index = i;
     }
-    if (Random(4) == 0) request.request_class = RequestClass::kBatch;
+    if (Random(4) == 0) request.priority = Priority::kBatch;
     unfinished_[request.id] = request;
     ledger.Add(request);
   }
@@ -259,7 +259,7 @@ TEST_P(RandomLedgerTest, NobodyIsLostAndNobodyIsPassedOverTooOften) {
     if (ledger.empty()) continue;
     const BatchChoice choice = ledger.Next();
     ASSERT_FALSE(choice.images.empty());
-    ASSERT_LE(static_cast<int>(choice.images.size()), ledger.max_batch());
+    ASSERT_LE(static_cast<int>(choice.images.size()), ledger.max_batch_size());
     Watch(choice);
     Step(ledger, choice);
     if (Random(200) == 0 && !unfinished_.empty()) {  // a client goes away

@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "server/common/error.h"
 #include "tests/testing/fake_clock.h"
+#include "tests/testing/inline_executor.h"
 #include "tests/testing/manual_executor.h"
 #include "tests/testing/recording_observer.h"
 #include "tests/testing/status_matchers.h"
@@ -26,12 +27,14 @@ class RequestRepliesTest : public testing::Test {
   RequestRepliesTest() {
     auto task = std::make_unique<GenerationTask>();
     task->observer = observer_;
-    replies_ = std::make_shared<RequestReplies>(
-        std::move(task), &executor_, &clock_, [this] { ++done_calls_; });
+    replies_ =
+        std::make_shared<RequestReplies>(std::move(task), &executor_, &replier_,
+                                         &clock_, [this] { ++done_calls_; });
   }
 
   FakeClock clock_;
   ManualExecutor executor_;
+  InlineExecutor replier_;
   std::shared_ptr<RecordingObserver> observer_ =
       std::make_shared<RecordingObserver>();
   int done_calls_ = 0;
@@ -43,6 +46,26 @@ TEST_F(RequestRepliesTest, EventsWaitForOpen) {
   EXPECT_THAT(observer_->events(), ElementsAre());
   replies_->Open(4, absl::ZeroDuration());
   EXPECT_THAT(observer_->events(), ElementsAre("queued 4", "started"));
+}
+
+// The device's thread reports; it must not wait for whoever listens.
+TEST_F(RequestRepliesTest, ReportsAreDeliveredByTheReplier) {
+  ManualExecutor replier;
+  auto task = std::make_unique<GenerationTask>();
+  task->observer = observer_;
+  const auto replies = std::make_shared<RequestReplies>(
+      std::move(task), &executor_, &replier, &clock_, [] {});
+  replies->Open(0, absl::ZeroDuration());
+  replies->Started();
+  replies->Progress(0, 1, 2);
+  replies->Moved(1, absl::ZeroDuration());
+  replies->Done(absl::OkStatus(), {});
+  EXPECT_THAT(observer_->events(), ElementsAre("queued 0"));
+  EXPECT_EQ(replier.pending(), 1);
+  replier.RunNext();
+  EXPECT_THAT(
+      observer_->events(),
+      ElementsAre("queued 0", "started", "progress 0 1/2", "queued 1", "done"));
 }
 
 TEST_F(RequestRepliesTest, NextImageGoesOnWhileOneIsEncoded) {
@@ -129,7 +152,7 @@ TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeTheClientHearsOfTheEnd) {
   const auto listener = std::make_shared<EndListener>(task->cancelled);
   task->observer = listener;
   const auto replies = std::make_shared<RequestReplies>(
-      std::move(task), &executor_, &clock_, [] {});
+      std::move(task), &executor_, &replier_, &clock_, [] {});
   replies->Open(0, absl::ZeroDuration());
   replies->Done(absl::OkStatus(), {});
   EXPECT_TRUE(listener->done());

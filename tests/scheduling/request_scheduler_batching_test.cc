@@ -95,7 +95,7 @@ TEST_F(RequestSchedulerBatchingTest, OtherSizesAndSetsDoNotShare) {
 }
 
 TEST_F(RequestSchedulerBatchingTest, NoBatchIsLargerThanAllowed) {
-  Start({.max_batch = 3});
+  Start({.max_batch_size = 3});
   HoldDevice();
   std::vector<Submitted> requests;
   for (uint64_t seed = 1; seed <= 7; ++seed) {

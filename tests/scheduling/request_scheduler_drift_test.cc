@@ -78,7 +78,7 @@ TEST_F(RequestSchedulerDriftTest, DriftFailsTheRequestAndIsRepaired) {
 // Nobody can tell since when the weights are wrong.
 TEST_F(RequestSchedulerDriftTest, DriftEndsAllThatHasBegun) {
   std::unique_ptr<GenerationTask> job = Task();
-  job->request_class = RequestClass::kBatch;
+  job->priority = Priority::kBatch;
   job->params.steps = 20;
   const Submitted yielding = SubmitAndBlockIn(Call::kStep, std::move(job));
   DamageBase(/*repairable=*/true);

@@ -39,7 +39,7 @@ class RequestSchedulerOrderTest : public SchedulerFixture {
   std::unique_ptr<GenerationTask> BatchTask(uint64_t seed, int steps,
                                             const std::string& adapter = "") {
     std::unique_ptr<GenerationTask> task = TaskOf(seed, steps, adapter);
-    task->request_class = RequestClass::kBatch;
+    task->priority = Priority::kBatch;
     return task;
   }
 

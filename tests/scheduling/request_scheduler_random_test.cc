@@ -52,7 +52,7 @@ class RequestSchedulerRandomTest : public SchedulerFixture,
     task->params.prompt = absl::StrCat("prompt ", Random(3));
     task->count = Random(8) == 0 ? 1 + Random(4) : 1;
     task->tenant = absl::StrCat("tenant ", Random(3));
-    if (Random(4) == 0) task->request_class = RequestClass::kBatch;
+    if (Random(4) == 0) task->priority = Priority::kBatch;
     const int first = Random(6);
     for (int i = 0; i < Random(3); ++i) {
       RequestedAdapter adapter{

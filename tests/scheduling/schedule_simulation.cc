@@ -28,7 +28,7 @@ class SimulatedQueue {
 // As the scheduler chooses.
 class LedgerQueue : public SimulatedQueue {
  public:
-  explicit LedgerQueue(int max_batch) : ledger_(max_batch) {}
+  explicit LedgerQueue(int max_batch_size) : ledger_(max_batch_size) {}
 
   bool empty() const override { return ledger_.empty(); }
   void Add(RequestView request) override { ledger_.Add(std::move(request)); }
@@ -53,7 +53,7 @@ class LedgerQueue : public SimulatedQueue {
 // Takes turns among the adapters of the first requests, ten steps each.
 class RoundRobinQueue : public SimulatedQueue {
  public:
-  explicit RoundRobinQueue(int max_batch) : max_batch_(max_batch) {}
+  explicit RoundRobinQueue(int max_batch_size) : max_batch_(max_batch_size) {}
 
   bool empty() const override { return requests_.empty(); }
   void Add(RequestView request) override {
@@ -124,17 +124,17 @@ class RoundRobinQueue : public SimulatedQueue {
 };
 
 std::unique_ptr<SimulatedQueue> MakeQueue(SimulatedPolicy policy,
-                                          int max_batch) {
+                                          int max_batch_size) {
   switch (policy) {
     case SimulatedPolicy::kFifo:
       return std::make_unique<LedgerQueue>(1);
     case SimulatedPolicy::kRoundRobin:
-      return std::make_unique<RoundRobinQueue>(max_batch);
+      return std::make_unique<RoundRobinQueue>(max_batch_size);
     case SimulatedPolicy::kJoin:
     case SimulatedPolicy::kUnmerged:
       break;
   }
-  return std::make_unique<LedgerQueue>(max_batch);
+  return std::make_unique<LedgerQueue>(max_batch_size);
 }
 
 // Element at `share` of the sorted values.
@@ -150,11 +150,11 @@ double Percentile(std::vector<double> values, double share) {
 class Simulation {
  public:
   Simulation(const Trace& trace, SimulatedPolicy policy,
-             const DeviceModel& device, int max_batch)
+             const DeviceModel& device, int max_batch_size)
       : trace_(trace),
         merged_(policy != SimulatedPolicy::kUnmerged),
         device_(device),
-        queue_(MakeQueue(policy, max_batch)),
+        queue_(MakeQueue(policy, max_batch_size)),
         images_(trace.size()) {}
 
   SimulationResult Run() {
@@ -187,7 +187,7 @@ class Simulation {
       }
       queue_->Add({.id = id,
                    .tenant = request.tenant,
-                   .request_class = request.request_class,
+                   .priority = request.priority,
                    .images = Images(id)});
     }
   }
@@ -304,8 +304,8 @@ double TimeAlone(const SimulatedRequest& request, const DeviceModel& device) {
 }
 
 SimulationResult Simulate(const Trace& trace, SimulatedPolicy policy,
-                          const DeviceModel& device, int max_batch) {
-  return Simulation(trace, policy, device, max_batch).Run();
+                          const DeviceModel& device, int max_batch_size) {
+  return Simulation(trace, policy, device, max_batch_size).Run();
 }
 
 }  // namespace graft

@@ -50,7 +50,7 @@ struct SimulationResult {
 };
 
 SimulationResult Simulate(const Trace& trace, SimulatedPolicy policy,
-                          const DeviceModel& device, int max_batch = 4);
+                          const DeviceModel& device, int max_batch_size = 4);
 
 }  // namespace graft
 

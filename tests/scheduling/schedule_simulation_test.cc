@@ -127,7 +127,7 @@ TEST(ScheduleTraceTest, ReadsWhatWasRecorded) {
   EXPECT_EQ(full.images, 2);
   EXPECT_EQ(full.pixels, 262144);
   EXPECT_EQ(full.tenant, "alice");
-  EXPECT_EQ(full.request_class, RequestClass::kBatch);
+  EXPECT_EQ(full.priority, Priority::kBatch);
 }
 
 TEST(ScheduleTraceTest, NamesTheLineThatItCannotRead) {

@@ -29,9 +29,10 @@ constexpr NamedPolicy kPolicies[] = {
 };
 
 void PrintPolicies(const Trace& trace, const DeviceModel& device,
-                   int max_batch) {
+                   int max_batch_size) {
   for (const auto& [name, policy] : kPolicies) {
-    const SimulationResult result = Simulate(trace, policy, device, max_batch);
+    const SimulationResult result =
+        Simulate(trace, policy, device, max_batch_size);
     std::printf(
         "  %-12s p50 %8.2f s  p99 %8.2f s  %6.2f images/s  %.2f switches per "
         "request  passed over <= %d  fairness %.3f\n",
@@ -44,11 +45,12 @@ int Run(int argc, char** argv) {
   CLI::App app("Simulates policies of sharing one device");
   std::string model = "sdxl";
   std::string trace_file;
-  int max_batch = 4;
+  int max_batch_size = 4;
   TraceOptions options;
   app.add_option("--model", model)->check(CLI::IsMember({"sdxl", "sd15"}));
   app.add_option("--trace", trace_file)->check(CLI::ExistingFile);
-  app.add_option("--max_batch", max_batch)->check(CLI::PositiveNumber);
+  app.add_option("--max_batch_size", max_batch_size)
+      ->check(CLI::PositiveNumber);
   app.add_option("--requests", options.requests)->check(CLI::PositiveNumber);
   app.add_option("--adapters", options.adapters)->check(CLI::PositiveNumber);
   app.add_option("--tenants", options.tenants)->check(CLI::PositiveNumber);
@@ -64,7 +66,7 @@ int Run(int argc, char** argv) {
       std::cerr << trace_file << ": " << trace.status().message() << "\n";
       return 1;
     }
-    PrintPolicies(*trace, device, max_batch);
+    PrintPolicies(*trace, device, max_batch_size);
     return 0;
   }
   options.pixels = device.pixels;
@@ -72,7 +74,7 @@ int Run(int argc, char** argv) {
   for (const double load : {0.5, 0.8, 0.95, 1.1}) {
     options.per_second = load / alone;
     std::printf("%s, load %.2f\n", model.c_str(), load);
-    PrintPolicies(GenerateTrace(options), device, max_batch);
+    PrintPolicies(GenerateTrace(options), device, max_batch_size);
   }
   return 0;
 }

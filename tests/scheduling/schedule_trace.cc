@@ -40,7 +40,7 @@ bool ParseRequest(const std::vector<std::string>& fields,
   if (fields.size() > 5) request->tenant = fields[5];
   if (fields.size() > 6) {
     if (fields[6] != "interactive" && fields[6] != "batch") return false;
-    if (fields[6] == "batch") request->request_class = RequestClass::kBatch;
+    if (fields[6] == "batch") request->priority = Priority::kBatch;
   }
   return request->steps > 0 && request->images > 0 && request->pixels > 0;
 }

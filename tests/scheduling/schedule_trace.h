@@ -18,7 +18,7 @@ struct SimulatedRequest {
   int images = 1;
   int64_t pixels = 1024 * 1024;
   std::string tenant = "default";
-  RequestClass request_class = RequestClass::kInteractive;
+  Priority priority = Priority::kInteractive;
 };
 using Trace = std::vector<SimulatedRequest>;  // in order of arrival
 

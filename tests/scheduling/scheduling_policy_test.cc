@@ -18,7 +18,7 @@ constexpr int64_t kStep = 64 * 64;
 // The state of a queue, written down request by request.
 class SchedulingPolicyTest : public testing::Test {
  protected:
-  SchedulingPolicyTest() { state_.max_batch = 4; }
+  SchedulingPolicyTest() { state_.max_batch_size = 4; }
 
   // A request that waits; ids count from 1.
   RequestView& Add(const std::string& key, int steps = 30, int images = 1,
@@ -44,7 +44,7 @@ class SchedulingPolicyTest : public testing::Test {
   }
 
   static RequestView& Batch(RequestView& request) {
-    request.request_class = RequestClass::kBatch;
+    request.priority = Priority::kBatch;
     return request;
   }
 
@@ -110,7 +110,7 @@ TEST_F(SchedulingPolicyTest, SameSetAndSizeShareABatch) {
 TEST_F(SchedulingPolicyTest, ABatchHasABound) {
   for (int i = 0; i < 6; ++i) Add("a");
   EXPECT_THAT(Chosen(), ElementsAre("1", "2", "3", "4"));
-  state_.max_batch = 1;
+  state_.max_batch_size = 1;
   EXPECT_THAT(Chosen(), ElementsAre("1"));
 }
 
@@ -119,7 +119,7 @@ TEST_F(SchedulingPolicyTest, SizesAreBuckets) {
   for (int size = 1; size <= 17; ++size) buckets.push_back(BatchBucket(size));
   EXPECT_THAT(buckets, ElementsAre(1, 2, 3, 4, 4, 6, 6, 8, 8, 8, 8, 12, 12, 12,
                                    12, 16, 16));
-  state_.max_batch = 8;
+  state_.max_batch_size = 8;
   for (int i = 0; i < 5; ++i) Add("a");
   const BatchChoice choice = ChooseBatch(state_);
   EXPECT_EQ(choice.images.size(), 4u);
@@ -177,7 +177,7 @@ TEST_F(SchedulingPolicyTest, AFloodThatCameFirstPassesOverWhoseTurnItIs) {
 }
 
 TEST_F(SchedulingPolicyTest, TheTenantThatHadLeastJoinsFirst) {
-  state_.max_batch = 2;
+  state_.max_batch_size = 2;
   AddStarted("a");
   Add("a", 30, 1, "flood");
   Add("a", 30, 1, "other");
