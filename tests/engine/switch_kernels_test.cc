@@ -66,17 +66,17 @@ class SwitchCase {
 
   // A term of `kind` whose D has `norm` times the size of W0.
   DeltaTerm Term(DeltaTerm::Kind kind, FactorFormat format, int rank,
-                 bool pairs) {
+                 FactorFormat bfloat16_format) {
     DeltaTerm term;
     term.kind = kind;
     term.coefficient = static_cast<float>(norm_ / std::sqrt(rank));
     switch (kind) {
       case DeltaTerm::Kind::kLowRank:
-        term.first = Product(format, rank, pairs);
+        term.first = Product(format, rank, bfloat16_format);
         break;
       case DeltaTerm::Kind::kHadamard:
-        term.first = Product(format, rank, pairs);
-        term.second = Product(format, rank, pairs);
+        term.first = Product(format, rank, bfloat16_format);
+        term.second = Product(format, rank, bfloat16_format);
         term.coefficient = static_cast<float>(norm_ / rank);
         break;
       case DeltaTerm::Kind::kKronecker:
@@ -116,12 +116,13 @@ class SwitchCase {
     return bytes.data();
   }
 
-  LowRankFactors Product(FactorFormat format, int rank, bool pairs) {
+  LowRankFactors Product(FactorFormat format, int rank,
+                         FactorFormat bfloat16_format) {
     const void* const up = Elements(format, grid_.rows() * rank);
     const void* const down = Elements(format, rank * grid_.cols());
     packed_.push_back(std::make_unique<PackedFactors>(
         MatrixView{format, up, grid_.rows(), rank},
-        MatrixView{format, down, rank, grid_.cols()}, pairs));
+        MatrixView{format, down, rank, grid_.cols()}, bfloat16_format));
     return packed_.back()->factors();
   }
 
@@ -201,17 +202,20 @@ TEST_P(SwitchKernelsTest, RestoresEveryBit) {
       for (const double norm : {0.003, 0.1, 3.0, 1e4}) {
         SwitchCase weights(dtype, size.rows, size.cols, norm, ++seed);
         std::vector<DeltaTerm> first, second;
-        int rank = 1;
+        int rank = static_cast<int>(seed % 50);
         for (const FactorFormat format : kFormats) {
           first.push_back(weights.Term(DeltaTerm::Kind::kLowRank, format,
-                                       rank++, kernels.bfloat16_pairs));
+                                       ++rank, kernels.bfloat16_format));
         }
         second.push_back(weights.Term(DeltaTerm::Kind::kHadamard,
-                                      FactorFormat::kFloat32, 3, false));
+                                      FactorFormat::kFloat32, 3,
+                                      FactorFormat::kBFloat16));
         second.push_back(weights.Term(DeltaTerm::Kind::kKronecker,
-                                      FactorFormat::kFloat32, 1, false));
+                                      FactorFormat::kFloat32, 1,
+                                      FactorFormat::kBFloat16));
         second.push_back(weights.Term(DeltaTerm::Kind::kDense,
-                                      FactorFormat::kFloat16, 1, false));
+                                      FactorFormat::kFloat16, 1,
+                                      FactorFormat::kBFloat16));
         const auto what = ::testing::Message()
                           << "dtype " << static_cast<int>(dtype) << " "
                           << size.rows << "x" << size.cols << " norm " << norm;
@@ -247,9 +251,12 @@ TEST_P(SwitchKernelsTest, SameBitsAsPortable) {
       SwitchCase weights(dtype, 43, 77, 0.1, 5);
       SwitchCase expected(dtype, 43, 77, 0.1, 5);
       const std::vector<DeltaTerm> terms = {
-          weights.Term(DeltaTerm::Kind::kLowRank, format, 5, false),
-          weights.Term(DeltaTerm::Kind::kHadamard, format, 2, false),
-          weights.Term(DeltaTerm::Kind::kDense, format, 2, false)};
+          weights.Term(DeltaTerm::Kind::kLowRank, format, 5,
+                       FactorFormat::kBFloat16),
+          weights.Term(DeltaTerm::Kind::kHadamard, format, 2,
+                       FactorFormat::kBFloat16),
+          weights.Term(DeltaTerm::Kind::kDense, format, 2,
+                       FactorFormat::kBFloat16)};
       Logs logs, expected_logs;
       EXPECT_EQ(Switch(kernels, weights, {}, nullptr, terms, &logs),
                 Switch(portable, expected, {}, nullptr, terms, &expected_logs));
@@ -274,8 +281,9 @@ TEST_P(SwitchKernelsTest, RestoresWhatIsNotFinite) {
                   size);
     }
     const std::vector<uint8_t> base = weights.Snapshot();
-    const std::vector<DeltaTerm> terms = {weights.Term(
-        DeltaTerm::Kind::kDense, FactorFormat::kFloat32, 1, false)};
+    const std::vector<DeltaTerm> terms = {
+        weights.Term(DeltaTerm::Kind::kDense, FactorFormat::kFloat32, 1,
+                     FactorFormat::kBFloat16)};
     Logs logs;
     Switch(kernels, weights, {}, nullptr, terms, &logs);
     Switch(kernels, weights, terms, &logs, {}, nullptr);
@@ -310,7 +318,7 @@ TEST_P(SwitchKernelsTest, FillDeltaIsTheSumOfTerms) {
   const PackedFactors packed(
       {FactorFormat::kFloat32, up.data(), kRows, kRank},
       {FactorFormat::kFloat32, down.data(), kRank, kCols},
-      kernels.bfloat16_pairs);
+      kernels.bfloat16_format);
   DeltaTerm product, square;
   product.first = square.first = square.second = packed.factors();
   square.kind = DeltaTerm::Kind::kHadamard;
@@ -330,6 +338,70 @@ TEST_P(SwitchKernelsTest, FillDeltaIsTheSumOfTerms) {
       const double expected = 0.5 * p - 2 * p * p;
       EXPECT_NEAR(delta[i * kCols + j], expected,
                   1e-5 + 1e-6 * std::abs(expected));
+    }
+  }
+}
+
+// Whole tiles, halves, padding and pairs, where the processor has them.
+TEST_P(SwitchKernelsTest, BFloat16ProductsOfEveryRank) {
+  const SwitchKernels& kernels = *GetParam();
+  constexpr int kRows = 19, kCols = 75;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  TileScratch scratch(80, 1);
+  for (const int rank : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 77}) {
+    std::vector<uint16_t> up(kRows * rank), down(rank * kCols);
+    for (uint16_t& value : up) value = BFloat16Weight::Round(normal(random));
+    for (uint16_t& value : down) value = BFloat16Weight::Round(normal(random));
+    const PackedFactors packed(
+        {FactorFormat::kBFloat16, up.data(), kRows, rank},
+        {FactorFormat::kBFloat16, down.data(), rank, kCols},
+        kernels.bfloat16_format);
+    DeltaTerm product;
+    product.first = packed.factors();
+    product.coefficient = 0.5F;
+    std::vector<float> delta(kRows * kCols);
+    kernels.fill_delta({&product, 1}, {0, 0, kRows, kCols}, kCols, delta.data(),
+                       kCols, scratch);
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kCols; ++j) {
+        double expected = 0;
+        for (int k = 0; k < rank; ++k) {
+          expected += 0.5 * BFloat16Weight::Widen(up[i * rank + k]) *
+                      BFloat16Weight::Widen(down[k * kCols + j]);
+        }
+        ASSERT_NEAR(delta[i * kCols + j], expected, 1e-5)
+            << "rank " << rank << " at " << i << ", " << j;
+      }
+    }
+  }
+}
+
+// The product of a single adapter takes a path of its own in the pass.
+TEST_P(SwitchKernelsTest, MergesWhatFillDeltaSays) {
+  const SwitchKernels& kernels = *GetParam();
+  constexpr int kRows = 43, kCols = 365;  // eleven blocks and an edge
+  TileScratch scratch(64, 1);
+  for (const FactorFormat format : kFormats) {
+    for (const int rank : {1, 16, 20, 33}) {
+      SwitchCase weights(WeightDtype::kFloat32, kRows, kCols, 0.1, 7);
+      const DeltaTerm term = weights.Term(DeltaTerm::Kind::kLowRank, format,
+                                          rank, kernels.bfloat16_format);
+      std::vector<float> delta(kRows * kCols);
+      kernels.fill_delta({&term, 1}, {0, 0, kRows, kCols}, kCols, delta.data(),
+                         kCols, scratch);
+      std::vector<float> expected(kRows * kCols);
+      std::memcpy(expected.data(), weights.base().data(),
+                  weights.base().size());
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] += delta[i];
+      Logs logs;
+      Switch(kernels, weights, {}, nullptr, {&term, 1}, &logs);
+      EXPECT_EQ(
+          std::memcmp(weights.live(), expected.data(), weights.base().size()),
+          0)
+          << "format " << static_cast<int>(format) << " rank " << rank;
+      Switch(kernels, weights, {&term, 1}, &logs, {}, nullptr);
+      EXPECT_EQ(weights.Snapshot(), weights.base());
     }
   }
 }

@@ -255,7 +255,7 @@ class WarpCase {
                         grid_.rows(), rank};
     const MatrixView down{format, Elements(format, rank * grid_.cols()), rank,
                           grid_.cols()};
-    packed_.emplace_back(up, down, /*bfloat16_pairs=*/false);
+    packed_.emplace_back(up, down, FactorFormat::kBFloat16);
     term.cpu.*side = packed_.back().factors();
     const WarpFactors factors(up, down, dtype_ == WeightDtype::kFloat32);
     term.warp.*side = {factors.format, factors.rank, Keep(factors.up),

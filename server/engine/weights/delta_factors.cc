@@ -93,7 +93,7 @@ bool DeltaFactors::PackProduct(const at::Tensor& up, const at::Tensor& down,
   if (device_.is_cpu()) {
     factors = packed_
                   .emplace_back(View(up), View(down),
-                                BestSwitchKernels().bfloat16_pairs)
+                                BestSwitchKernels().bfloat16_format)
                   .factors();
     return true;
   }

@@ -35,6 +35,7 @@ inline const void* UpPanel(const LowRankFactors& factors, int64_t panel,
     case FactorFormat::kFloat32:
       return static_cast<const float*>(factors.up) + panel * size;
     case FactorFormat::kBFloat16Pairs:
+    case FactorFormat::kBFloat16Tiles:
       return static_cast<const uint16_t*>(factors.up) + panel * size;
     default:
       for (int64_t i = 0; i < size; ++i) {
@@ -58,6 +59,16 @@ struct StoredDelta {
   const float* d;
   GRAFT_INLINE typename Isa::DeltaRow Row(int i) const {
     return Isa::LoadRow(d + i * kBlockCols);
+  }
+};
+
+// c * product of a block that lies in memory, row by row.
+template <class Isa>
+struct StagedDelta {
+  const float* product;
+  float c;
+  GRAFT_INLINE typename Isa::DeltaRow Row(int i) const {
+    return Isa::ScaleRow(c, Isa::LoadRow(product + i * kBlockCols));
   }
 };
 
@@ -88,6 +99,7 @@ class DeltaBlocks {
   // `row`: a multiple of kBlockRows.
   void StartRowPanel(int64_t row) {
     row_ = row;
+    staged_group_ = -1;
     int index = first_panel_;
     for (const DeltaTerm& term : terms_) {
       if (term.kind == DeltaTerm::Kind::kLowRank ||
@@ -106,6 +118,13 @@ class DeltaBlocks {
   GRAFT_INLINE void Visit(int64_t col, Rows rows) {
     if (terms_.size() == 1 && terms_[0].kind == DeltaTerm::Kind::kLowRank) {
       const LowRankFactors& factors = terms_[0].first;
+      if constexpr (Isa::kStagedBlocks > 0) {
+        if (factors.format == FactorFormat::kBFloat16Tiles) {
+          rows(StagedDelta<Isa>{Staged(factors, col / kBlockCols),
+                                terms_[0].coefficient});
+          return;
+        }
+      }
       Isa::WithProduct(
           factors.format, factors.rank, scratch_.up_panels[first_panel_],
           DownPanel(factors, col / kBlockCols),
@@ -155,6 +174,23 @@ class DeltaBlocks {
   }
 
  private:
+  // The product of column panel `panel`, made together with its neighbours'.
+  const float* Staged(const LowRankFactors& factors, int64_t panel) {
+    const int64_t group = panel / Isa::kStagedBlocks;
+    const int64_t first = group * Isa::kStagedBlocks;
+    if (group != staged_group_) {
+      const int64_t left = (cols_ + kBlockCols - 1) / kBlockCols - first;
+      Isa::StageProducts(
+          factors.rank, scratch_.up_panels[first_panel_],
+          DownPanel(factors, first),
+          static_cast<int>(left < Isa::kStagedBlocks ? left
+                                                     : Isa::kStagedBlocks),
+          staged_);
+      staged_group_ = group;
+    }
+    return staged_ + (panel - first) * kBlockSize;
+  }
+
   void PreparePanel(const LowRankFactors& factors, int index) {
     scratch_.up_panels[index] =
         UpPanel(factors, row_ / kBlockRows, scratch_.widened_up_panel(index));
@@ -213,6 +249,10 @@ class DeltaBlocks {
   TileScratch& scratch_;
   const int first_panel_;
   int64_t row_ = 0;
+  // Products of kStagedBlocks neighbours in the row panel, and the group's
+  // number. An array has at least one element.
+  alignas(64) float staged_[Isa::kStagedBlocks * kBlockSize + 1];
+  int64_t staged_group_ = -1;
 };
 
 inline int NumProducts(DeltaTerms terms) {

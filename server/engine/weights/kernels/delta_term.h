@@ -24,12 +24,15 @@ enum class FactorFormat : uint8_t {
   // Two ranks of one element side by side, for dot products of bfloat16 pairs
   // (AVX512-BF16). The rank is even.
   kBFloat16Pairs,
+  // The same for the tile registers of AMX. The rank is a multiple of 16.
+  kBFloat16Tiles,
 };
 
 // P = up * down, packed so that whoever computes it reads both from front to
 // end. On a CPU (packed_factors.h) a block of 8 x 32: up [rows / 8][rank][8],
-// down [cols / 32][rank][32] (kBFloat16Pairs: [...][rank / 2][8 or 32][2]),
-// rows, columns and rank padded with zeros. On a CUDA device see
+// down [cols / 32][rank][32] (kBFloat16Pairs: [...][rank / 2][8 or 32][2];
+// kBFloat16Tiles: up [rows / 8][8][rank], down as for pairs), rows, columns and
+// rank padded with zeros. On a CUDA device see
 // warp_factors.h.
 struct LowRankFactors {
   FactorFormat format = FactorFormat::kFloat32;
@@ -57,7 +60,7 @@ struct DeltaTerm {
   const float* w2 = nullptr;
   int64_t w2_rows = 0;
   int64_t w2_cols = 0;
-  // kDense: row-major [rows, cols], not kBFloat16Pairs.
+  // kDense: row-major [rows, cols], no pairs or tiles.
   const void* dense = nullptr;
   FactorFormat dense_format = FactorFormat::kFloat32;
 };

@@ -12,6 +12,7 @@ extern const SwitchKernels kPortableSwitchKernels;
 extern const SwitchKernels kAvx2SwitchKernels;        // + FMA, F16C
 extern const SwitchKernels kAvx512SwitchKernels;      // F, BW, DQ, VL, VBMI2
 extern const SwitchKernels kAvx512Bf16SwitchKernels;  // + BF16
+extern const SwitchKernels kAmxBf16SwitchKernels;     // + AMX with BF16
 #endif
 
 }  // namespace graft

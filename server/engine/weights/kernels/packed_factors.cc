@@ -30,16 +30,28 @@ uint32_t Element(const MatrixView& matrix, int64_t i, FactorFormat format) {
                        : BFloat16Weight::Widen(bits));
 }
 
-// The place of (lane, k) in a panel of `lanes` lanes.
-int64_t PlaceInPanel(int64_t lane, int64_t k, int lanes, bool pairs) {
-  return pairs ? (k / 2 * lanes + lane) * 2 + k % 2 : k * lanes + lane;
+// How a panel of some lanes (rows of `up`, columns of `down`) is laid out.
+enum class PanelOrder { kByRank, kByPairOfRanks, kByLane };
+
+// The place of (lane, k) in a panel of `lanes` lanes and `rank` ranks.
+int64_t PlaceInPanel(int64_t lane, int64_t k, int lanes, int64_t rank,
+                     PanelOrder order) {
+  switch (order) {
+    case PanelOrder::kByPairOfRanks:
+      return (k / 2 * lanes + lane) * 2 + k % 2;
+    case PanelOrder::kByLane:
+      return lane * rank + k;
+    case PanelOrder::kByRank:
+      break;
+  }
+  return k * lanes + lane;
 }
 
 // Packs `count` lanes of `rank` elements each; element (lane, k) of the matrix
 // is at lane * lane_stride + k * rank_stride.
 AlignedBytes Pack(const MatrixView& matrix, int64_t count, int64_t lane_stride,
                   int64_t rank, int64_t rank_stride, int64_t padded_rank,
-                  int lanes, FactorFormat format) {
+                  int lanes, FactorFormat format, PanelOrder order) {
   const size_t size = ElementSize(format);
   const int64_t panels = (count + lanes - 1) / lanes;
   AlignedBytes packed(static_cast<size_t>(panels * lanes * padded_rank) * size);
@@ -49,20 +61,50 @@ AlignedBytes Pack(const MatrixView& matrix, int64_t count, int64_t lane_stride,
       const uint32_t bits =
           Element(matrix, lane * lane_stride + k * rank_stride, format);
       const int64_t place =
-          panel + PlaceInPanel(lane % lanes, k, lanes,
-                               format == FactorFormat::kBFloat16Pairs);
+          panel + PlaceInPanel(lane % lanes, k, lanes, padded_rank, order);
       std::memcpy(packed.data() + place * size, &bits, size);
     }
   }
   return packed;
 }
 
-FactorFormat ChooseFormat(FactorFormat up, FactorFormat down, bool pairs) {
+FactorFormat ChooseFormat(FactorFormat up, FactorFormat down, int64_t rank,
+                          FactorFormat bfloat16_format) {
+  // Fewer ranks would be mostly padding.
+  constexpr int64_t kMinTileRank = 9;
   if (up != down) return FactorFormat::kFloat32;
-  if (up == FactorFormat::kBFloat16 && pairs) {
-    return FactorFormat::kBFloat16Pairs;
+  if (up != FactorFormat::kBFloat16) return up;
+  return bfloat16_format == FactorFormat::kBFloat16Tiles && rank < kMinTileRank
+             ? FactorFormat::kBFloat16Pairs
+             : bfloat16_format;
+}
+
+// What the rank of a format is a multiple of.
+int64_t RankMultiple(FactorFormat format) {
+  switch (format) {
+    case FactorFormat::kBFloat16Pairs:
+      return 2;
+    case FactorFormat::kBFloat16Tiles:
+      return 16;
+    default:
+      return 1;
   }
-  return up;
+}
+
+PanelOrder UpOrder(FactorFormat format) {
+  switch (format) {
+    case FactorFormat::kBFloat16Pairs:
+      return PanelOrder::kByPairOfRanks;
+    case FactorFormat::kBFloat16Tiles:
+      return PanelOrder::kByLane;
+    default:
+      return PanelOrder::kByRank;
+  }
+}
+
+PanelOrder DownOrder(FactorFormat format) {
+  return UpOrder(format) == PanelOrder::kByRank ? PanelOrder::kByRank
+                                                : PanelOrder::kByPairOfRanks;
 }
 
 }  // namespace
@@ -78,15 +120,16 @@ AlignedBytes::AlignedBytes(size_t size) : size_(size) {
 void AlignedBytes::Free::operator()(uint8_t* data) const { std::free(data); }
 
 PackedFactors::PackedFactors(const MatrixView& up, const MatrixView& down,
-                             bool bfloat16_pairs) {
+                             FactorFormat bfloat16_format) {
   const int64_t rank = up.cols;
   const FactorFormat format =
-      ChooseFormat(up.format, down.format, bfloat16_pairs);
-  const int64_t padded_rank =
-      format == FactorFormat::kBFloat16Pairs ? (rank + 1) / 2 * 2 : rank;
-  up_ = Pack(up, up.rows, rank, rank, 1, padded_rank, kBlockRows, format);
+      ChooseFormat(up.format, down.format, rank, bfloat16_format);
+  const int64_t multiple = RankMultiple(format);
+  const int64_t padded_rank = (rank + multiple - 1) / multiple * multiple;
+  up_ = Pack(up, up.rows, rank, rank, 1, padded_rank, kBlockRows, format,
+             UpOrder(format));
   down_ = Pack(down, down.cols, 1, rank, down.cols, padded_rank, kBlockCols,
-               format);
+               format, DownOrder(format));
   factors_ = {format, static_cast<int>(padded_rank), up_.data(), down_.data()};
 }
 

@@ -11,7 +11,7 @@ namespace graft {
 
 // A row-major matrix in host memory. A view.
 struct MatrixView {
-  FactorFormat format = FactorFormat::kFloat32;  // not kBFloat16Pairs
+  FactorFormat format = FactorFormat::kFloat32;  // no pairs or tiles
   const void* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -40,9 +40,10 @@ class AlignedBytes {
 class PackedFactors {
  public:
   PackedFactors() = default;
-  // `up` [rows, r], `down` [r, cols]. `bfloat16_pairs`: as SwitchKernels'.
+  // `up` [rows, r], `down` [r, cols]. `bfloat16_format`: SwitchKernels'. Of
+  // few ranks no tiles are made, but pairs: they would be mostly padding.
   PackedFactors(const MatrixView& up, const MatrixView& down,
-                bool bfloat16_pairs);
+                FactorFormat bfloat16_format);
 
   const LowRankFactors& factors() const { return factors_; }
   size_t bytes() const { return up_.size() + down_.size(); }

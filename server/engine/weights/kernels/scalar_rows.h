@@ -104,6 +104,8 @@ int ScalarMergeRow(const typename Weight::Bits* w0, const float* d,
 // The rows' part of an Isa (see switch_tile_impl.h), with `Convert` as above.
 template <template <class> class Convert>
 struct ScalarRows {
+  struct Session {};
+  static constexpr int kStagedBlocks = 0;
   using DeltaRow = const float*;
   static DeltaRow LoadRow(const float* d) { return d; }
 

@@ -78,6 +78,6 @@ struct Avx2 : ScalarRows<Convert> {
 }  // namespace
 
 const SwitchKernels kAvx2SwitchKernels =
-    MakeSwitchKernels<Avx2>("avx2", /*bfloat16_pairs=*/false);
+    MakeSwitchKernels<Avx2>("avx2", FactorFormat::kBFloat16);
 
 }  // namespace graft

@@ -8,6 +8,6 @@
 namespace graft {
 
 const SwitchKernels kAvx512SwitchKernels =
-    MakeSwitchKernels<Avx512>("avx512", /*bfloat16_pairs=*/false);
+    MakeSwitchKernels<Avx512>("avx512", FactorFormat::kBFloat16);
 
 }  // namespace graft

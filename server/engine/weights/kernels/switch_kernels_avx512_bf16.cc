@@ -1,51 +1,12 @@
-// For x86-64 processors with AVX512-BF16 too: bfloat16 factors are multiplied
-// two ranks at a time, twice as fast. The sums are float32.
+// For x86-64 processors with AVX512-BF16 too (Zen 4, Cooper Lake and later).
 
 #include "server/engine/weights/kernels/instruction_sets.h"
-#include "server/engine/weights/kernels/switch_rows_avx512.h"
+#include "server/engine/weights/kernels/switch_rows_avx512_bf16.h"
 #include "server/engine/weights/kernels/switch_tile_impl.h"
 
 namespace graft {
-namespace {
-
-__m512bh AsBFloat16(__m512i bits) { return reinterpret_cast<__m512bh>(bits); }
-
-GRAFT_INLINE Sums PairProduct(int rank, const void* up, const void* down) {
-  const auto* const up_pairs = static_cast<const int32_t*>(up);
-  const auto* const down_pairs = static_cast<const int32_t*>(down);
-  Sums sums;
-  for (int k = 0; k < rank / 2; ++k) {
-    const __m512bh left =
-        AsBFloat16(_mm512_loadu_si512(down_pairs + k * kBlockCols));
-    const __m512bh right =
-        AsBFloat16(_mm512_loadu_si512(down_pairs + k * kBlockCols + 16));
-#pragma GCC unroll 8
-    for (int i = 0; i < kBlockRows; ++i) {
-      const __m512bh factor =
-          AsBFloat16(_mm512_set1_epi32(up_pairs[k * kBlockRows + i]));
-      sums.values[i][0] = _mm512_dpbf16_ps(sums.values[i][0], factor, left);
-      sums.values[i][1] = _mm512_dpbf16_ps(sums.values[i][1], factor, right);
-    }
-  }
-  return sums;
-}
-
-struct Avx512Bf16 : Avx512 {
-  template <class Use>
-  static GRAFT_INLINE void WithProduct(FactorFormat format, int rank,
-                                       const void* up, const void* down,
-                                       Use use) {
-    if (format == FactorFormat::kBFloat16Pairs) {
-      Sums sums = PairProduct(rank, up, down);
-      return use(sums);
-    }
-    Avx512::WithProduct(format, rank, up, down, use);
-  }
-};
-
-}  // namespace
 
 const SwitchKernels kAvx512Bf16SwitchKernels =
-    MakeSwitchKernels<Avx512Bf16>("avx512_bf16", /*bfloat16_pairs=*/true);
+    MakeSwitchKernels<Avx512Bf16>("avx512_bf16", FactorFormat::kBFloat16Pairs);
 
 }  // namespace graft

@@ -32,6 +32,6 @@ struct Portable : ScalarRows<ScalarConvert> {
 }  // namespace
 
 const SwitchKernels kPortableSwitchKernels =
-    MakeSwitchKernels<Portable>("portable", /*bfloat16_pairs=*/false);
+    MakeSwitchKernels<Portable>("portable", FactorFormat::kBFloat16);
 
 }  // namespace graft

@@ -273,8 +273,14 @@ GRAFT_INLINE Sums FloatProduct(int rank, const void* up, const void* down) {
 }
 
 struct Avx512 {
+  struct Session {};
+  static constexpr int kStagedBlocks = 0;
   using DeltaRow = Floats;
   static GRAFT_INLINE DeltaRow LoadRow(const float* d) { return LoadFloats(d); }
+  static GRAFT_INLINE DeltaRow ScaleRow(float c, DeltaRow d) {
+    const __m512 factor = _mm512_set1_ps(c);
+    return {_mm512_mul_ps(factor, d.low), _mm512_mul_ps(factor, d.high)};
+  }
 
   template <class Use>
   static GRAFT_INLINE void WithProduct(FactorFormat format, int rank,

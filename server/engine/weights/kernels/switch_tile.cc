@@ -1,5 +1,10 @@
 #include "server/engine/weights/kernels/switch_tile.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 
@@ -25,6 +30,20 @@ void PackCodes(const int8_t* __restrict codes, uint32_t pairs,
     out[i] = static_cast<uint8_t>((both & 0x0f) | ((both >> 4) & 0xf0));
   }
 }
+
+#if defined(__x86_64__)
+// Linux gives a process the tile registers of AMX when it asks for them
+// (Documentation/arch/x86/xstate.rst); false if it does not.
+bool AskForTileRegisters() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 }  // namespace
 
@@ -99,8 +118,11 @@ std::vector<const SwitchKernels*> RunnableSwitchKernels() {
     return runnable;
   }
   runnable.push_back(&kAvx512SwitchKernels);
-  if (__builtin_cpu_supports("avx512bf16")) {
-    runnable.push_back(&kAvx512Bf16SwitchKernels);
+  if (!__builtin_cpu_supports("avx512bf16")) return runnable;
+  runnable.push_back(&kAvx512Bf16SwitchKernels);
+  if (__builtin_cpu_supports("amx-tile") &&
+      __builtin_cpu_supports("amx-bf16") && AskForTileRegisters()) {
+    runnable.push_back(&kAmxBf16SwitchKernels);
   }
 #endif
   return runnable;

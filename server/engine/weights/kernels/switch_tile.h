@@ -132,9 +132,9 @@ using FillDeltaFunction = void (*)(DeltaTerms terms, const TileRange& range,
 // One instruction set's functions.
 struct SwitchKernels {
   const char* name = "";
-  // Whether bfloat16 factors may be packed as kBFloat16Pairs. The dot products
-  // sum in another order, so only then do bits differ between instruction sets.
-  bool bfloat16_pairs = false;
+  // How bfloat16 factors are to be packed. Pairs and tiles are summed in
+  // another order, so only with them do bits differ between instruction sets.
+  FactorFormat bfloat16_format = FactorFormat::kBFloat16;
   SwitchTileFunction switch_tile[3] = {};  // by WeightDtype
   FillDeltaFunction fill_delta = nullptr;
 

@@ -13,15 +13,26 @@
 // The pass over one tile, for the files that compile it once per instruction
 // set. `Isa` supplies what is worth writing by hand:
 //
+//   // What the thread has to set up for a tile, and to leave as it was.
+//   struct Session {};
+//   // Products of so many blocks, side by side, are made at once by
+//   //   static void StageProducts(int rank, const void* up,
+//   //                             const void* down, int num_blocks,
+//   //                             float* products);
+//   // for factors in tiles, `products` [num_blocks][8][32]; 0: never, and
+//   there
+//   // need be no such function.
+//   static constexpr int kStagedBlocks;
 //   // A row of 32 elements of D, in registers or as a pointer.
 //   using DeltaRow = ...;
 //   static DeltaRow LoadRow(const float* d);
+//   static DeltaRow ScaleRow(float c, DeltaRow d);   // c * d; to stage
 //   // Calls use(sums) with the block up * down, [8][32], summed in float32:
 //   //   void Scale(float c);             c * sum from now on
 //   //   DeltaRow Row(int i);
 //   //   void Store(float c, bool add, float* d);   d = c * sum, or d += it
 //   // with one fused operation. `up` is [rank][8] float32 (pairs:
-//   // [rank / 2][8][2] bfloat16), `down` this column panel.
+//   // [rank / 2][8][2], tiles: [8][rank] bfloat16), `down` this column panel.
 //   template <class Use> static void WithProduct(
 //       FactorFormat, int rank, const void* up, const void* down, Use use);
 //   // One row of 32: W0 from the merged weights, the codes read from `codes`.
@@ -368,12 +379,14 @@ class TileSwitch {
 
 template <class Isa, class Weight>
 uint64_t SwitchTile(const TileJob& job, TileScratch& scratch) {
+  [[maybe_unused]] const typename Isa::Session session;
   return TileSwitch<Isa, Weight>(job, scratch).Run();
 }
 
 template <class Isa>
 void FillDelta(DeltaTerms terms, const TileRange& range, int64_t cols,
                float* delta, int64_t stride, TileScratch& scratch) {
+  [[maybe_unused]] const typename Isa::Session session;
   DeltaBlocks<Isa> blocks(terms, range.row + range.rows, cols, scratch, 0);
   alignas(64) float d[kBlockSize] = {};
   for (int64_t i = 0; i < range.rows; i += kBlockRows) {
@@ -394,9 +407,9 @@ void FillDelta(DeltaTerms terms, const TileRange& range, int64_t cols,
 
 template <class Isa>
 constexpr SwitchKernels MakeSwitchKernels(const char* name,
-                                          bool bfloat16_pairs) {
+                                          FactorFormat bfloat16_format) {
   return {name,
-          bfloat16_pairs,
+          bfloat16_format,
           {&SwitchTile<Isa, Float32Weight>, &SwitchTile<Isa, BFloat16Weight>,
            &SwitchTile<Isa, Float16Weight>},
           &FillDelta<Isa>};
