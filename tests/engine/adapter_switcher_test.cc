@@ -308,6 +308,20 @@ TEST_P(AdapterSwitcherTest, RefusesWhatWouldOverflow) {
   }
 }
 
+// The product is made before it is scaled: a small weight does not save it.
+TEST_P(AdapterSwitcherTest, RefusesAProductThatOverflowsBeforeItIsScaled) {
+  Fixture f(dtype(), mode());
+  const Snapshot before = Bits(*f.store);
+  for (const RandomWeightsKind kind :
+       {RandomWeightsKind::kLora, RandomWeightsKind::kLoha}) {
+    const PreparedAdapterPtr huge =
+        f.Adapter({.kind = kind, .seed = 9, .size = 3e22F, .one_module_of = 1});
+    EXPECT_THAT(f.switcher.SwitchTo({{huge, 1e-30, 1e-30}}).status(),
+                HasReason(ErrorReason::kAdapterNonFinite));
+    EXPECT_EQ(Bits(*f.store), before);
+  }
+}
+
 // A bit that flips in what is resident is noticed by the next switch that meets
 // it, never carried on.
 TEST_P(AdapterSwitcherTest, NoticesDrift) {

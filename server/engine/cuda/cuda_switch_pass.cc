@@ -19,6 +19,12 @@ namespace {
 constexpr uint64_t kWeightsPerLog = 16;
 constexpr uint64_t kSmallestLog = 1 << 16;
 
+// The kernels store logs 16 bytes at a time, and go on where a log that was too
+// small ended.
+constexpr uint64_t RoundUpToLine(uint64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
 uint32_t Append(const std::vector<DeltaTerm>& from,
                 std::vector<DeltaTerm>& terms) {
   const auto first = static_cast<uint32_t>(terms.size());
@@ -98,7 +104,7 @@ absl::Status CudaSwitchPass::ResetLog(
   return CatchTorchErrors([&]() -> absl::Status {
     const c10::InferenceMode inference;
     logs_[log].used = 0;
-    Grow(logs_[log].memory, bytes, /*on_host=*/false);
+    Grow(logs_[log].memory, RoundUpToLine(bytes), /*on_host=*/false);
     return absl::OkStatus();
   });
 }
@@ -125,7 +131,7 @@ uint8_t* CudaSwitchPass::Grow(at::Tensor& memory, uint64_t bytes,
 
 void CudaSwitchPass::Extend(Log& log, uint64_t bytes) const {
   at::Tensor memory;
-  Grow(memory, log.capacity() + bytes, /*on_host=*/false);
+  Grow(memory, RoundUpToLine(log.capacity() + bytes), /*on_host=*/false);
   memory.narrow(0, 0, log.memory.numel()).copy_(log.memory);
   log.memory = std::move(memory);
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
@@ -80,6 +81,13 @@ absl::Status FactorsDoNotFit(const AdapterTarget& target) {
                {{"module", target.module}});
 }
 
+// `bound`, or infinity if a product of that size may overflow float32.
+double BoundOfProduct(double bound) {
+  return bound < std::numeric_limits<float>::max() / 2
+             ? bound
+             : std::numeric_limits<double>::infinity();
+}
+
 // The bound is Cauchy-Schwarz's, on rows and columns.
 bool DeltaFactors::PackProduct(const at::Tensor& up, const at::Tensor& down,
                                const at::Tensor& weight,
@@ -151,7 +159,7 @@ absl::Status DeltaFactors::PackLoha(const AdapterTarget& target,
             term_.second, second_bound)) {
     return FactorsDoNotFit(target);
   }
-  bound = first_bound * second_bound;
+  bound = BoundOfProduct(first_bound) * BoundOfProduct(second_bound);
   term_.kind = DeltaTerm::Kind::kHadamard;
   return absl::OkStatus();
 }
@@ -233,7 +241,9 @@ absl::StatusOr<DeltaFactors> DeltaFactors::Create(const AdapterTarget& target,
     default:
       return Error(ErrorReason::kInternal, "the algorithm is not additive");
   }
-  bound *= std::abs(target.scale);
+  // The kernels multiply the product by the scale: one that overflows stays so,
+  // however small the scale.
+  bound = BoundOfProduct(bound) * std::abs(target.scale);
   return factors;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/base/casts.h"
 #include "absl/strings/str_cat.h"
@@ -23,7 +24,9 @@ void AddTarget(const PreparedTarget& target, double weight,
   DeltaTerm term = target.factors.term();
   term.coefficient = static_cast<float>(weight * term.coefficient);
   planned.terms.push_back(term);
-  planned.bound += std::abs(weight) * target.bound;
+  planned.bound += std::isfinite(term.coefficient)
+                       ? std::abs(weight) * target.bound
+                       : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace
