@@ -215,7 +215,6 @@ absl::Status Daemon::LoadBackend() {
               .limits = options_.limits,
               .defaults = DefaultsFor(engine_->info(), options_),
               .batching = options_.batching,
-              .max_batch_size = scheduler_->max_batch_size(),
               .autoload = options_.autoload};
   metrics_.SetBackend(&backend_);
   return absl::OkStatus();

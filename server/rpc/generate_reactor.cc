@@ -133,7 +133,10 @@ GenerateReactor::Next GenerateReactor::NextLocked() {
     }
   }
   if (!ending_.has_value()) return Next::kNothing;
-  if (timer_runs_) return Next::kStopTimer;
+  if (timer_runs_) {
+    timer_->Cancel();  // OnTimer goes on; no harm in a second time
+    return Next::kNothing;
+  }
   finished_ = true;
   return Next::kFinish;
 }
@@ -158,9 +161,6 @@ void GenerateReactor::Advance() {
     case Next::kWrite:
       StartWrite(&message_);
       break;
-    case Next::kStopTimer:
-      StopTimer();
-      break;
     case Next::kFinish:
       Finish(call_.Finish(status));
       break;
@@ -179,11 +179,6 @@ void GenerateReactor::StartTimer(SteadyTime began) {
                            gpr_time_from_nanos(absl::ToInt64Nanoseconds(left),
                                                GPR_TIMESPAN)),
               [this](bool expired) { OnTimer(expired); });
-}
-
-void GenerateReactor::StopTimer() {
-  absl::MutexLock lock(&mu_);
-  timer_->Cancel();  // no harm in a second time
 }
 
 void GenerateReactor::OnTimer(bool expired) {

@@ -56,7 +56,7 @@ class GenerateReactor
 
  private:
   class Observer;
-  enum class Next { kNothing, kWrite, kStopTimer, kFinish };
+  enum class Next { kNothing, kWrite, kFinish };
   using SteadyTime = std::chrono::steady_clock::time_point;
 
   GenerateReactor(const RpcEnvironment& environment,
@@ -80,7 +80,6 @@ class GenerateReactor
 
   // Has OnTimer called when a write that began at `began` has taken too long.
   void StartTimer(SteadyTime began) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void StopTimer() ABSL_LOCKS_EXCLUDED(mu_);
   void OnTimer(bool expired) ABSL_LOCKS_EXCLUDED(mu_);
 
   const absl::Duration write_timeout_;

@@ -261,7 +261,8 @@ v1::ServerInfo ToServerInfo(const Backend& backend) {
   for (const std::string& sampler : SamplerNames()) proto.add_samplers(sampler);
   *proto.mutable_defaults() = ToProto(backend.defaults);
   proto.set_batching(backend.batching);
-  proto.set_max_batch_size(static_cast<uint32_t>(backend.max_batch_size));
+  proto.set_max_batch_size(
+      static_cast<uint32_t>(backend.scheduler->max_batch_size()));
   return proto;
 }
 

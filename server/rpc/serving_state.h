@@ -25,7 +25,6 @@ struct Backend {
   RequestLimits limits;
   GenerationDefaults defaults;
   bool batching = true;
-  int max_batch_size = 1;
   bool autoload = false;  // a request may name a file that is not loaded yet
 };
 

@@ -322,6 +322,16 @@ TEST_P(AdapterSwitcherTest, RefusesAProductThatOverflowsBeforeItIsScaled) {
   }
 }
 
+// Nothing times infinity is no number.
+TEST_P(AdapterSwitcherTest, RefusesAWeightThatOverflowsThoughTheProductIsZero) {
+  Fixture f(dtype(), mode());
+  const Snapshot before = Bits(*f.store);
+  const PreparedAdapterPtr zero = f.Adapter({.seed = 9, .size = 0});
+  EXPECT_THAT(f.switcher.SwitchTo({{zero, 1e300, 1e300}}).status(),
+              HasReason(ErrorReason::kAdapterNonFinite));
+  EXPECT_EQ(Bits(*f.store), before);
+}
+
 // A bit that flips in what is resident is noticed by the next switch that meets
 // it, never carried on.
 TEST_P(AdapterSwitcherTest, NoticesDrift) {

@@ -76,7 +76,7 @@ class PriorityTest : public testing::Test {
   }
 
   // Of the first step, counted over all, that an image took part in.
-  size_t FirstStepOf(uint64_t seed) const {
+  size_t FirstStepOf(uint64_t seed) {
     const std::vector<std::vector<uint64_t>> batches =
         daemon_.engine().batches();
     const auto first = std::find_if(
@@ -87,7 +87,7 @@ class PriorityTest : public testing::Test {
     return static_cast<size_t>(first - batches.begin());
   }
 
-  mutable InProcessDaemon daemon_;
+  InProcessDaemon daemon_;
   const std::unique_ptr<v1::GenerationService::Stub> stub_;
 };
 
