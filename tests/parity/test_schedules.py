@@ -10,10 +10,11 @@ import torch
 from reference import SAMPLERS, make_scheduler, run_scheduler
 from reference_models import SD15_SCHEDULER
 
-# Timesteps are compared for all of these, latents for the first.
+# Timesteps are compared for all of these, latents for the first. With trailing
+# spacing the reference makes one step too many of 61, 103, 217 and 995.
 WALKED_STEPS = [1, 2, 3, 4, 5, 7, 13, 14, 15, 16, 20, 30, 50]
-OTHER_STEPS = [*range(6, 61), 77, 99, 100, 101, 128, 250, 333, 334, 499, 500,
-               501, 666, 750, 999, 1000]
+OTHER_STEPS = [*range(6, 62), 77, 99, 100, 101, 103, 128, 217, 250, 333, 334,
+               499, 500, 501, 666, 750, 995, 999, 1000]
 
 SD15 = {key: SD15_SCHEDULER[key] for key in (
     "beta_start", "beta_end", "beta_schedule", "num_train_timesteps",
@@ -115,7 +116,10 @@ def test_schedule(probe, measure, write_config, sampler, name):
             assert fails_in_reference(scheduler, n, noise), (n, run["error"])
             continue
         scheduler.set_timesteps(n)
-        assert run["timesteps"] == scheduler.timesteps.tolist(), n
+        # Its step at timestep -1 is numpy's rounding, not anybody's wish.
+        expected = [t for t in scheduler.timesteps.tolist() if t >= 0]
+        assert run["timesteps"] == expected, n
+        assert len(expected) == n, n
         if n not in WALKED_STEPS:
             continue
         expected = run_scheduler(make_scheduler(sampler, config), n, noise)

@@ -147,8 +147,10 @@ std::vector<double> TrailingTimesteps(double start, double step) {
   const double delta = (start - step) - start;
   std::vector<double> timesteps;
   for (int64_t i = 0; i < count; ++i) {
-    timesteps.push_back(std::nearbyint(start + static_cast<double>(i) * delta) -
-                        1);
+    const double t = std::nearbyint(start + static_cast<double>(i) * delta) - 1;
+    // What the division leaves over, see the header.
+    if (t < 0) break;
+    timesteps.push_back(t);
   }
   return timesteps;
 }

@@ -63,6 +63,10 @@ std::vector<double> SpacedTimesteps(const NoiseScheduleConfig& config,
                                     int steps, bool rounded);
 
 // numpy.arange(start, 0, -step), rounded half to even, minus one: "trailing".
+// Where the division leaves a last value that rounds to 0 (61 steps of 1000
+// have one of 2e-13), numpy, and diffusers with it, makes a step more, at
+// timestep -1, which no schedule has. It is left out here: all timesteps are at
+// least 0.
 std::vector<double> TrailingTimesteps(double start, double step);
 
 }  // namespace graft
