@@ -90,7 +90,7 @@ class Generation {
   virtual int steps_total() const = 0;
   // Tokens of the prompt that the text encoder could not take.
   virtual int truncated_tokens() const = 0;
-  // NON_FINITE_LATENTS after the step that ended it; OK before.
+  // The error of the step that ended it, as NON_FINITE_LATENTS; OK before.
   virtual absl::Status status() const = 0;
 };
 
@@ -130,8 +130,9 @@ class Engine {
   // and height. The prompts of a generation are encoded again where the
   // resident set changes the text encoder in another way than the set before.
   // NON_FINITE_LATENTS with the step's number when latents are not finite after
-  // it: their generation's status() says so too, and the others have done their
-  // step. After any other error none has.
+  // it, INTERNAL or GPU_OUT_OF_MEMORY when a generation's own part of the step
+  // fails: its status() says so too, and the others have done their step. After
+  // an error that no status() tells none has.
   virtual absl::Status Step(absl::Span<Generation* const> batch) = 0;
 
   // What the last step expects the image to become, a pixel per latent pixel,

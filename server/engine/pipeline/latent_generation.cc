@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
+#include "server/engine/torch_status.h"
 
 namespace graft {
 
@@ -36,6 +37,13 @@ at::Tensor LatentGeneration::ModelInput() const {
 }
 
 absl::Status LatentGeneration::Advance(const at::Tensor& output) {
+  // Caught here, not above the batch: the others' steps are done, and would be
+  // repeated with the batch.
+  status_ = CatchTorchErrors([&] { return TryAdvance(output); });
+  return status_;
+}
+
+absl::Status LatentGeneration::TryAdvance(const at::Tensor& output) {
   at::Tensor guided = output;
   if (text_.negative.defined()) {
     const auto halves = output.chunk(2);
@@ -44,12 +52,10 @@ absl::Status LatentGeneration::Advance(const at::Tensor& output) {
   const int step = sampler_->step() + 1;
   latents_ = sampler_->Step(guided, latents_, generator_);
   if (latents_.isfinite().all().item<bool>()) return absl::OkStatus();
-  status_ =
-      Error(ErrorReason::kNonFiniteLatents,
-            absl::StrCat("the latents are not finite after step ", step,
-                         "; use smaller adapter weights or a wider --dtype"),
-            {{"step", absl::StrCat(step)}});
-  return status_;
+  return Error(ErrorReason::kNonFiniteLatents,
+               absl::StrCat("the latents are not finite after step ", step,
+                            "; use smaller adapter weights or a wider --dtype"),
+               {{"step", absl::StrCat(step)}});
 }
 
 namespace {

@@ -60,10 +60,15 @@ class LatentGeneration : public Generation {
   int64_t rows() const { return batched_text_.size(0); }
 
   // One denoise step, from the U-Net's output for ModelInput(), float32.
-  // NON_FINITE_LATENTS names the step; status() repeats it.
+  // NON_FINITE_LATENTS names the step; what LibTorch throws becomes a Status
+  // (torch_status.h). status() repeats the error: half a step cannot be taken
+  // back.
   absl::Status Advance(const at::Tensor& output);
 
  private:
+  // The same, but throws what LibTorch throws, and leaves status() as it is.
+  absl::Status TryAdvance(const at::Tensor& output);
+
   const GenerationParams params_;
   TextConditioning text_;
   at::Tensor batched_text_;  // negative and positive where guided
@@ -75,8 +80,8 @@ class LatentGeneration : public Generation {
 
 // One denoise step of each, in one run of the U-Net, or, with `threads` and at
 // least a row of the batch for each of them, in a run on each with its share of
-// the rows. REQUIRES: all have latents of one size. Returns the first error;
-// the others have done their step.
+// the rows. REQUIRES: all have latents of one size. Returns the first error of
+// an Advance; the others have done their step. After an exception none has.
 absl::Status DenoiseStep(const Unet2dCondition& unet,
                          absl::Span<LatentGeneration* const> batch,
                          BatchThreads* threads);
