@@ -20,7 +20,11 @@ constexpr absl::string_view kEntry = "lora_adapter_metadata";
 constexpr absl::string_view kPeftFile = "adapter_config.json";
 constexpr int kMaxDepth = 4;
 constexpr int kMaxPeftDepth = 16;  // members that are not read may be anything
-constexpr size_t kMaxPatterns = 4096;
+constexpr int kMaxKeys = 16384;    // inserting one compares it with the others
+// Each module is matched with the patterns, one after the other.
+constexpr int kMaxPatterns = 1024;
+constexpr size_t kMaxPatternBytes = 512;
+constexpr int kMaxProgramSize = 65536;
 constexpr int64_t kMaxExpressionMemory = int64_t{1} << 16;
 
 absl::Status Malformed(absl::string_view problem) {
@@ -36,14 +40,23 @@ absl::Status Unsupported(absl::string_view problem) {
 }
 
 absl::StatusOr<Json> ParseObject(absl::string_view text, int max_depth) {
+  if (text.size() > size_t{AdapterConfig::kMaxBytes}) {
+    return Malformed(
+        absl::StrCat("longer than ", AdapterConfig::kMaxBytes, " bytes"));
+  }
   bool too_deep = false;
-  const Json::parser_callback_t check_depth =
-      [&too_deep, max_depth](int depth, Json::parse_event_t, Json&) {
+  int keys = 0;
+  const Json::parser_callback_t check_bounds =
+      [&](int depth, Json::parse_event_t event, Json&) {
         too_deep |= depth > max_depth;
-        return !too_deep;
+        if (event == Json::parse_event_t::key) ++keys;
+        return !too_deep && keys <= kMaxKeys;
       };
-  const Json json = Json::parse(text.begin(), text.end(), check_depth,
+  const Json json = Json::parse(text.begin(), text.end(), check_bounds,
                                 /*allow_exceptions=*/false);
+  if (keys > kMaxKeys) {
+    return Malformed(absl::StrCat("more than ", kMaxKeys, " keys"));
+  }
   if (too_deep || !json.is_object()) return Malformed("not a JSON object");
   return json;
 }
@@ -58,6 +71,8 @@ absl::StatusOr<double> ToAlpha(absl::string_view key, const Json& value) {
 std::shared_ptr<const RE2> Compile(absl::string_view pattern) {
   RE2::Options options(RE2::Quiet);
   options.set_max_mem(kMaxExpressionMemory);
+  // Modules' names are ASCII, and a "." is one instruction then.
+  options.set_encoding(RE2::Options::EncodingLatin1);
   return std::make_shared<const RE2>(
       absl::StrCat("(?:.*\\.)?(?:", pattern, ")"), options);
 }
@@ -134,14 +149,26 @@ absl::Status AdapterConfig::ReadEntry(absl::string_view name, const Json& value,
 
 absl::Status AdapterConfig::ReadPatterns(const Json& value,
                                          Component& component) {
-  if (!value.is_object() || value.size() > kMaxPatterns) {
-    return Malformed("\"alpha_pattern\" is no object of usual size");
-  }
+  if (!value.is_object()) return Malformed("\"alpha_pattern\" is no object");
   for (const auto& [pattern, alpha] : value.items()) {
+    if (++num_patterns_ > kMaxPatterns) {
+      return Malformed(absl::StrCat("\"alpha_pattern\" has more than ",
+                                    kMaxPatterns, " patterns"));
+    }
+    if (pattern.size() > kMaxPatternBytes) {
+      return Malformed(absl::StrCat("\"", EscapeUntrusted(pattern),
+                                    "\" is longer than ", kMaxPatternBytes,
+                                    " bytes"));
+    }
     Pattern compiled{Compile(pattern)};
     if (!compiled.expression->ok()) {
       return Malformed(absl::StrCat("\"", EscapeUntrusted(pattern),
                                     "\" is no regular expression"));
+    }
+    program_size_ += compiled.expression->ProgramSize();
+    if (program_size_ > kMaxProgramSize) {
+      return Malformed(
+          "the patterns of \"alpha_pattern\" are too complex; use plain names");
     }
     GRAFT_ASSIGN_OR_RETURN(compiled.alpha, ToAlpha(pattern, alpha));
     component.alpha_patterns.push_back(std::move(compiled));
@@ -159,7 +186,7 @@ absl::StatusOr<AdapterConfig> AdapterConfig::ParsePeft(absl::string_view text) {
   }
   Component& component = config.components_[""];
   for (const auto& [name, value] : json.items()) {
-    GRAFT_RETURN_IF_ERROR(ReadEntry(name, value, component));
+    GRAFT_RETURN_IF_ERROR(config.ReadEntry(name, value, component));
   }
   return config;
 }
@@ -174,7 +201,7 @@ absl::StatusOr<AdapterConfig> AdapterConfig::Parse(
   for (const auto& [key, value] : json.items()) {
     const auto [component, name] = SplitKey(key);
     GRAFT_RETURN_IF_ERROR(
-        ReadEntry(name, value, config.components_[component]));
+        config.ReadEntry(name, value, config.components_[component]));
   }
   return config;
 }
@@ -188,7 +215,7 @@ std::optional<double> AdapterConfig::Scale(absl::string_view module,
   std::optional<double> alpha = component->alpha;
   for (const Pattern& pattern : component->alpha_patterns) {
     if (FullMatch(path, *pattern.expression) ||
-        FullMatch(short_path, *pattern.expression)) {
+        (short_path != path && FullMatch(short_path, *pattern.expression))) {
       alpha = pattern.alpha;
       break;
     }

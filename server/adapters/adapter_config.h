@@ -1,6 +1,7 @@
 #ifndef GRAFT_SERVER_ADAPTERS_ADAPTER_CONFIG_H_
 #define GRAFT_SERVER_ADAPTERS_ADAPTER_CONFIG_H_
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,11 +20,19 @@ namespace graft {
 // beside the tensors, in the metadata entry "lora_adapter_metadata": one flat
 // JSON object whose keys carry the component, as in "unet.lora_alpha". Files of
 // a bare model have keys without one. Immutable, thread-safe.
+//
+// What a configuration can cost is bounded, as it comes with the adapter: its
+// text has at most kMaxBytes and 16384 keys; "alpha_pattern" has, in all
+// components together, at most 1024 regular expressions of at most 512 bytes,
+// whose programs have at most 65536 instructions. PEFT's, with a pattern for
+// each module of a base, have about half as much.
 class AdapterConfig {
  public:
+  static constexpr int64_t kMaxBytes = int64_t{256} << 10;
+
   // The configuration in `metadata`; an empty one where there is none.
-  // ADAPTER_CORRUPT if it is there and not understood: a wrong strength would
-  // go unnoticed.
+  // ADAPTER_CORRUPT if it is there and not understood (a wrong strength would
+  // go unnoticed), or above the bounds.
   static absl::StatusOr<AdapterConfig> Parse(
       const std::map<std::string, std::string>& metadata);
 
@@ -57,11 +66,11 @@ class AdapterConfig {
 
   // Puts one member of a configuration into `component`; those that say nothing
   // about the result are skipped.
-  static absl::Status ReadEntry(absl::string_view name,
-                                const nlohmann::ordered_json& value,
-                                Component& component);
-  static absl::Status ReadPatterns(const nlohmann::ordered_json& value,
-                                   Component& component);
+  absl::Status ReadEntry(absl::string_view name,
+                         const nlohmann::ordered_json& value,
+                         Component& component);
+  absl::Status ReadPatterns(const nlohmann::ordered_json& value,
+                            Component& component);
 
   // The configuration for `module`; null if there is none. `path` becomes its
   // path inside the component.
@@ -69,6 +78,9 @@ class AdapterConfig {
                         absl::string_view& path) const;
 
   std::map<std::string, Component> components_;  // "": without component
+  // Of all components' patterns.
+  int num_patterns_ = 0;
+  int program_size_ = 0;
 };
 
 }  // namespace graft

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "server/adapters/adapter_config.h"
 #include "server/common/error.h"
 #include "server/common/sha256.h"
 #include "server/common/status_macros.h"
@@ -25,7 +26,6 @@ constexpr size_t kMaxPathBytes = 4095;  // PATH_MAX less the final zero
 constexpr absl::string_view kSuffix = ".safetensors";
 constexpr absl::string_view kPeftConfig = "adapter_config.json";
 constexpr absl::string_view kPeftWeights = "adapter_model.safetensors";
-constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 constexpr absl::string_view kPickleSuffixes[] = {".pt",  ".pth", ".ckpt",
                                                  ".bin", ".pkl", ".pickle"};
 
@@ -207,7 +207,7 @@ absl::StatusOr<AdapterFile> AdapterSource::ReadPeftFolder(
                      kPeftWeights, "; ", name, " is missing"));
   };
   GRAFT_ASSIGN_OR_RETURN(const AdapterFile config,
-                         read(kPeftConfig, kMaxConfigBytes));
+                         read(kPeftConfig, AdapterConfig::kMaxBytes));
   GRAFT_ASSIGN_OR_RETURN(AdapterFile folder,
                          read(kPeftWeights, options_.max_file_bytes));
   // The configuration of one version with the weights of another would be an

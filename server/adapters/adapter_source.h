@@ -40,7 +40,9 @@ class AdapterSource {
   //   ADAPTER_DIR_NOT_SET           no directory
   //   PATH_NOT_ALLOWED              as CheckPath, or a link in it leads outside
   //   ADAPTER_NOT_FOUND             no such file
-  //   ADAPTER_TOO_LARGE             above max_file_bytes
+  //   ADAPTER_TOO_LARGE             above max_file_bytes, or a folder's
+  //                                 configuration above
+  //                                 AdapterConfig::kMaxBytes
   //   ADAPTER_CORRUPT               no regular .safetensors file and no PEFT
   //                                 folder, unreadable, or changed while it
   //                                 was read

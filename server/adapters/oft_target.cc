@@ -13,6 +13,19 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 
+// A matrix of each block's size is inverted in float64, in time that grows with
+// its cube.
+constexpr int64_t kMaxBlockSize = 2048;
+
+absl::Status CheckBlockSize(const KeyGroup& group, int64_t size) {
+  if (size <= kMaxBlockSize) return absl::OkStatus();
+  return TensorError(
+      ErrorReason::kAdapterKindUnsupported, group,
+      *group.Find(KeyPart::kOftBlocks),
+      absl::StrCat("blocks of ", size, " rows; supported are up to ",
+                   kMaxBlockSize, ": train the adapter with more blocks"));
+}
+
 absl::Status AddOftBlocks(const KeyGroup& group, int64_t rows,
                           TargetBuilder& builder) {
   int64_t blocks = 0;
@@ -20,7 +33,7 @@ absl::Status AddOftBlocks(const KeyGroup& group, int64_t rows,
   const Dim n("block size", &size);
   GRAFT_RETURN_IF_ERROR(builder.Add(KeyPart::kOftBlocks, FactorRole::kOftBlocks,
                                     {Dim("blocks", &blocks), n, n}));
-  if (blocks * size == rows) return absl::OkStatus();
+  if (blocks * size == rows) return CheckBlockSize(group, size);
   return ShapeMismatch(group, *group.Find(KeyPart::kOftBlocks),
                        absl::StrCat("blocks of ", rows, " rows in all"));
 }
@@ -51,7 +64,7 @@ absl::Status AddBoftBlocks(const KeyGroup& group, int64_t rows,
     return ShapeMismatch(group, tensor,
                          absl::StrCat("blocks of ", rows, " rows in all"));
   }
-  if (ButterflyFits(stages, size, rows)) return absl::OkStatus();
+  if (ButterflyFits(stages, size, rows)) return CheckBlockSize(group, size);
   return ShapeMismatch(
       group, tensor,
       absl::StrCat("blocks of an even size whose ", stages,

@@ -43,7 +43,8 @@ absl::StatusOr<ModuleChange> MakeIa3(const KeyGroup& group,
 absl::StatusOr<ModuleChange> MakeGlora(const KeyGroup& group,
                                        const AdapterConfig& config);
 
-// OFT and BOFT, told apart by the blocks' dimensions.
+// OFT and BOFT, told apart by the blocks' dimensions. ADAPTER_KIND_UNSUPPORTED
+// for blocks of more than 2048 rows: inverting them takes too long.
 absl::StatusOr<ModuleChange> MakeOft(const KeyGroup& group,
                                      const AdapterConfig& config);
 

@@ -1,11 +1,16 @@
 #include "server/adapters/adapter_config.h"
 
+#include <numeric>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
+#include "tests/adapters/sd15_modules.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
@@ -111,6 +116,78 @@ TEST(AdapterConfigTest, WhatIsNotUnderstoodIsRefused) {
     EXPECT_THAT(Parse(json), HasReason(ErrorReason::kAdapterCorrupt))
         << json.substr(0, 80);
   }
+}
+
+// An object of `count` members, "<prefix>0" and so on, all of 1.
+std::string Members(const std::string& prefix, int count) {
+  const auto member = [&prefix](std::string* out, int i) {
+    absl::StrAppend(out, "\"", prefix, i, "\":1");
+  };
+  std::vector<int> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return absl::StrCat("{", absl::StrJoin(numbers, ",", member), "}");
+}
+
+std::string Patterns(const std::string& members) {
+  return absl::StrCat(R"({"unet.alpha_pattern": )", members, "}");
+}
+
+TEST(AdapterConfigTest, WhatItCanCostIsBounded) {
+  struct Case {
+    std::string fits;
+    std::string exceeds;
+    const char* message;
+  };
+  const std::string key = R"({"a": ")";
+  const auto filled = [&key](int64_t size) {
+    const auto rest = static_cast<size_t>(size) - key.size() - 2;
+    return absl::StrCat(key, std::string(rest, 'x'), "\"}");
+  };
+  const auto pattern = [](int size) {
+    return Patterns(Members(std::string(static_cast<size_t>(size) - 1, 'x'),
+                            /*count=*/1));
+  };
+  const Case cases[] = {
+      {filled(AdapterConfig::kMaxBytes), filled(AdapterConfig::kMaxBytes + 1),
+       "longer than 262144 bytes"},
+      {Members("a", 16384), Members("a", 16385), "more than 16384 keys"},
+      // With the key "unet.rank_pattern" and in two objects.
+      {absl::StrCat(R"({"unet.rank_pattern": )", Members("a", 8191),
+                    R"(, "text_encoder.rank_pattern": )", Members("a", 8191),
+                    "}"),
+       absl::StrCat(R"({"unet.rank_pattern": )", Members("a", 8191),
+                    R"(, "text_encoder.rank_pattern": )", Members("a", 8192),
+                    "}"),
+       "more than 16384 keys"},
+      {Patterns(Members("a", 1024)), Patterns(Members("a", 1025)),
+       "more than 1024 patterns"},
+      // Of all components together.
+      {absl::StrCat(R"({"a.alpha_pattern": )", Members("a", 512),
+                    R"(, "b.alpha_pattern": )", Members("a", 512), "}"),
+       absl::StrCat(R"({"a.alpha_pattern": )", Members("a", 512),
+                    R"(, "b.alpha_pattern": )", Members("a", 513), "}"),
+       "more than 1024 patterns"},
+      {pattern(512), pattern(513), "longer than 512 bytes"},
+      {Patterns(Members("(?:[a-z]?){200}", 100)),
+       Patterns(Members("(?:[a-z]?){200}", 200)), "too complex"},
+  };
+  for (const Case& c : cases) {
+    EXPECT_THAT(Parse(c.fits), IsOk()) << c.message;
+    EXPECT_THAT(Parse(c.exceeds), HasReason(ErrorReason::kAdapterCorrupt,
+                                            testing::HasSubstr(c.message)));
+  }
+}
+
+// What PEFT writes where each module has an alpha of its own.
+TEST(AdapterConfigTest, APatternForEachModuleOfABaseFits) {
+  std::string members;
+  for (const ModuleInfo& module : Sd15Modules().modules) {
+    const std::string path = module.name.substr(module.name.find('.') + 1);
+    absl::StrAppend(&members, members.empty() ? "" : ",", "\"", path, "\":2");
+  }
+  const std::string json =
+      absl::StrCat(R"({"alpha_pattern": {)", members, "}}");
+  EXPECT_EQ(Scale(json, kUnet, 4), 0.5);
 }
 
 TEST(AdapterConfigTest, WhatIsOfNoUseHereIsIgnored) {

@@ -6,7 +6,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_parser.h"
+#include "server/common/error.h"
 #include "tests/adapters/parse_bytes.h"
+#include "tests/testing/adapter_file_builder.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/random_adapter_file.h"
 #include "tests/testing/status_matchers.h"
@@ -154,6 +156,33 @@ TEST(AlgorithmsTest, OftHasBlocksThatTileTheRows) {
   ASSERT_EQ(blocks.size(), 3u);
   EXPECT_EQ(blocks[0] * blocks[1], 8);
   EXPECT_EQ(blocks[1], blocks[2]);
+}
+
+TEST(AlgorithmsTest, OftAndBoftHaveBlocksOfAtMost2048Rows) {
+  constexpr char kToQ[] =
+      "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
+  for (const int64_t rows : {2048, 2050}) {
+    ModuleTable modules = FakeEngine::TinyModules();
+    for (ModuleInfo& module : modules.modules) {
+      if (module.name == kToQ) module.weight_shape = {rows, 8};
+    }
+    for (const Shape& shape : {Shape{1, rows, rows}, Shape{1, 1, rows, rows}}) {
+      const std::string file =
+          AdapterFileBuilder()
+              .Add(
+                  "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
+                  "attn1_to_q.oft_blocks",
+                  TensorDtype::kF16, shape)
+              .Build();
+      if (rows == 2048) {
+        EXPECT_THAT(ParseBytes(modules, file), IsOk());
+      } else {
+        EXPECT_THAT(ParseBytes(modules, file),
+                    HasReason(ErrorReason::kAdapterKindUnsupported,
+                              testing::HasSubstr("blocks of 2050 rows")));
+      }
+    }
+  }
 }
 
 TEST(AlgorithmsTest, OftsAlphaIsAConstraint) {

@@ -219,7 +219,7 @@ TEST_F(PeftFolderTest, WhatIsNotImplementedIsNamed) {
 }
 
 TEST_F(PeftFolderTest, AHugeConfigurationIsTooLarge) {
-  EXPECT_THAT(LoadWith(Config() + std::string(2 << 20, ' ')),
+  EXPECT_THAT(LoadWith(Config() + std::string(256 << 10, ' ')),
               HasReason(ErrorReason::kAdapterTooLarge,
                         HasSubstr("adapter_config.json")));
 }
