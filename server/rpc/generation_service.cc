@@ -18,6 +18,7 @@
 #include "server/rpc/request_validation.h"
 #include "server/rpc/unary_call.h"
 #include "server/scheduling/generation_task.h"
+#include "server/scheduling/task_liveness.h"
 
 namespace graft {
 namespace {
@@ -83,14 +84,12 @@ bool MustWait(const absl::StatusOr<std::vector<RequestedAdapter>>& adapters,
                      });
 }
 
-// Hands `request` with its pinned adapters to the scheduler, which then reports
-// to `generation`.
-absl::Status Submit(const Backend& backend, const GenerationRequest& request,
-                    std::vector<RequestedAdapter> adapters,
-                    const RpcContext& rpc,
-                    const std::shared_ptr<SharedGeneration>& generation) {
+// What the scheduler is to do, but for the adapters. It reports to
+// `generation`.
+std::unique_ptr<GenerationTask> MakeTask(
+    const GenerationRequest& request, const RpcContext& rpc,
+    const std::shared_ptr<SharedGeneration>& generation) {
   auto task = std::make_unique<GenerationTask>();
-  task->adapters = std::move(adapters);
   task->params = request.params;
   task->count = request.count;
   task->preview_interval = request.preview_interval;
@@ -101,18 +100,19 @@ absl::Status Submit(const Backend& backend, const GenerationRequest& request,
   task->request_id = rpc.request_id;
   task->traceparent = rpc.traceparent;
   task->tenant = rpc.tenant;
-  return backend.scheduler->Submit(std::move(task));
+  return task;
 }
 
-// Reads and prepares what the request needs, then submits it. Blocks.
-absl::Status LoadAndSubmit(
-    const Backend& backend, const GenerationRequest& request,
-    const RpcContext& rpc,
-    const std::shared_ptr<SharedGeneration>& generation) {
-  GRAFT_ASSIGN_OR_RETURN(std::vector<RequestedAdapter> adapters,
-                         AcquireAdapters(request.adapters, *backend.adapters,
+// Reads and prepares what the request needs, then submits it, unless nobody
+// wants it any more. Blocks.
+absl::Status LoadAndSubmit(const Backend& backend, const Clock& clock,
+                           const std::vector<AdapterChoice>& adapters,
+                           std::unique_ptr<GenerationTask> task) {
+  GRAFT_RETURN_IF_ERROR(CheckTaskLiveness(*task, clock.Now(), {}));
+  GRAFT_ASSIGN_OR_RETURN(task->adapters,
+                         AcquireAdapters(adapters, *backend.adapters,
                                          &AdapterStore::AcquireResident));
-  return Submit(backend, request, std::move(adapters), rpc, generation);
+  return backend.scheduler->Submit(std::move(task));
 }
 
 // Counts the requests that wait for the loader.
@@ -165,7 +165,9 @@ absl::Status GenerationServiceImpl::SubmitOrLoad(
       request.adapters, *backend.adapters, &AdapterStore::Acquire);
   if (!MustWait(adapters, backend.autoload)) {
     GRAFT_RETURN_IF_ERROR(adapters.status());
-    return Submit(backend, request, *std::move(adapters), rpc, generation);
+    auto task = MakeTask(request, rpc, generation);
+    task->adapters = *std::move(adapters);
+    return backend.scheduler->Submit(std::move(task));
   }
   auto place = std::make_shared<LoaderPlace>(waiting_for_loader_);
   if (place->number() > backend.limits.max_queued_requests) {
@@ -175,10 +177,11 @@ absl::Status GenerationServiceImpl::SubmitOrLoad(
               "later"),
         absl::Seconds(1));
   }
-  backend.loader->Run([&backend, request = std::move(request), rpc, generation,
+  backend.loader->Run([&backend, clock = environment_.clock,
+                       request = std::move(request), rpc, generation,
                        place = std::move(place)]() mutable {
-    const absl::Status submitted =
-        LoadAndSubmit(backend, request, rpc, generation);
+    const absl::Status submitted = LoadAndSubmit(
+        backend, *clock, request.adapters, MakeTask(request, rpc, generation));
     place.reset();
     if (!submitted.ok()) generation->OnDone(submitted, {});
   });

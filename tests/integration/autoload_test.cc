@@ -18,12 +18,14 @@ namespace {
 
 // Makes one small picture with `adapter`; the SHA-256 that was applied.
 grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
-                      std::string* sha256 = nullptr) {
+                      std::string* sha256 = nullptr,
+                      const std::string& request_id = "") {
   const auto stub = v1::GenerationService::NewStub(daemon.NewChannel());
   v1::GenerateImageRequest request;
   request.set_width(64);
   request.set_height(64);
   request.set_steps(1);
+  request.set_request_id(request_id);
   request.add_adapters()->set_name(adapter);
   grpc::ClientContext context;
   const auto reader = stub->GenerateImage(&context, request);
@@ -34,6 +36,19 @@ grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
     }
   }
   return reader->Finish();
+}
+
+// Whether there was such a request to cancel.
+bool Cancel(InProcessDaemon& daemon, const std::string& request_id) {
+  const auto stub = v1::GenerationService::NewStub(daemon.NewChannel());
+  v1::CancelGenerationRequest request;
+  request.set_request_id(request_id);
+  v1::CancelGenerationResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status =
+      stub->CancelGeneration(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.was_running();
 }
 
 TEST(AutoloadTest, RequestLoadsTheFileItNames) {
@@ -67,6 +82,31 @@ TEST(AutoloadTest, RequestsThatWantOneAdapterAtOnceLoadItOnce) {
     });
   }
   for (std::thread& client : clients) client.join();
+  EXPECT_EQ(daemon.engine().calls(FakeEngine::Call::kPrepare), 1);
+}
+
+// While it waits for a loader thread.
+TEST(AutoloadTest, ARequestThatIsCancelledLoadsNothing) {
+  InProcessDaemon daemon([](DaemonOptions& options) {
+    options.autoload = true;
+    options.loader_threads = 1;
+  });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile(0));
+  daemon.adapter_dir().Write("night.safetensors", TinyLoraFile(1));
+  daemon.engine().Block(FakeEngine::Call::kPrepare);
+  std::thread first([&] {
+    const grpc::Status status = Generate(daemon, "ink");
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  });
+  ASSERT_TRUE(daemon.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  std::thread second([&] {
+    EXPECT_EQ(ReasonOf(Generate(daemon, "night", nullptr, "second")),
+              "CLIENT_CANCELLED");
+  });
+  while (!Cancel(daemon, "second")) std::this_thread::yield();
+  daemon.engine().Unblock(FakeEngine::Call::kPrepare);
+  first.join();
+  second.join();
   EXPECT_EQ(daemon.engine().calls(FakeEngine::Call::kPrepare), 1);
 }
 
