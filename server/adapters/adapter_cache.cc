@@ -96,17 +96,46 @@ absl::StatusOr<PreparedAdapterPtr> AdapterCache::MakeResident(
     Entry& entry = entries_.at(content.get());
     const auto is_free = [&entry] { return !entry.preparing; };
     mu_.Await(absl::Condition(&is_free));
-    entry.last_use = ++uses_;
-    if (entry.prepared != nullptr) return entry.prepared;
-    entry.preparing = true;
+    if (PreparedAdapterPtr prepared = UseOrBegin(entry)) return prepared;
   }
-  absl::StatusOr<PreparedAdapterPtr> prepared = Prepare(*content);
-  absl::MutexLock lock(&mu_);
-  Entry& entry = entries_.at(content.get());
-  entry.preparing = false;
-  if (!prepared.ok()) return prepared;
-  entry.prepared = *prepared;
-  entry.device_bytes = entry.prepared->bytes();
+  return FinishPreparing(*content);
+}
+
+std::optional<absl::StatusOr<PreparedAdapterPtr>> AdapterCache::TryMakeResident(
+    const AdapterContentPtr& content, Continuation again) {
+  {
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_.at(content.get());
+    if (entry.preparing) {
+      entry.waiting.push_back(std::move(again));
+      return std::nullopt;
+    }
+    if (PreparedAdapterPtr prepared = UseOrBegin(entry)) return prepared;
+  }
+  return FinishPreparing(*content);
+}
+
+PreparedAdapterPtr AdapterCache::UseOrBegin(Entry& entry) {
+  entry.last_use = ++uses_;
+  entry.preparing = entry.prepared == nullptr;
+  return entry.prepared;
+}
+
+absl::StatusOr<PreparedAdapterPtr> AdapterCache::FinishPreparing(
+    const AdapterContent& content) {
+  const absl::StatusOr<PreparedAdapterPtr> prepared = Prepare(content);
+  std::vector<Continuation> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_.at(&content);
+    entry.preparing = false;
+    waiting = std::exchange(entry.waiting, {});
+    if (prepared.ok()) {
+      entry.prepared = *prepared;
+      entry.device_bytes = entry.prepared->bytes();
+    }
+  }
+  for (const Continuation& again : waiting) again();
   return prepared;
 }
 

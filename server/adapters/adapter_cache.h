@@ -2,9 +2,12 @@
 #define GRAFT_SERVER_ADAPTERS_ADAPTER_CACHE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -46,6 +49,10 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
     int64_t max_device_bytes = 0;  // 0: no limit
   };
 
+  // Goes on with what had to wait for another thread: called once, without a
+  // lock, on that thread, when it is done. It should not block there.
+  using Continuation = std::function<void()>;
+
   // `engine` outlives all calls of MakeResident.
   AdapterCache(const Engine* engine, const Options& options);
 
@@ -71,6 +78,12 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   // Engine::Prepare.
   absl::StatusOr<PreparedAdapterPtr> MakeResident(
       const AdapterContentPtr& content) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The same, but while another thread prepares it, does not wait for that:
+  // returns nullopt, and calls `again` afterwards.
+  std::optional<absl::StatusOr<PreparedAdapterPtr>> TryMakeResident(
+      const AdapterContentPtr& content, Continuation again)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // While a content has more Pin than Unpin, what is prepared of it stays.
   void Pin(const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
@@ -106,13 +119,21 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
     PreparedAdapterPtr prepared;  // null: not on the device
     int64_t device_bytes = 0;
     int pins = 0;
-    int64_t last_use = 0;    // a count, as clocks can be set
-    bool preparing = false;  // by some thread
+    int64_t last_use = 0;               // a count, as clocks can be set
+    bool preparing = false;             // by some thread
+    std::vector<Continuation> waiting;  // for that thread
   };
 
   AdapterContentPtr FindLocked(absl::string_view sha256,
                                absl::string_view component) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
+  // What is prepared of `entry`, which counts as a use of it; where that is
+  // null, the caller is to prepare it: FinishPreparing. REQUIRES: nobody does.
+  PreparedAdapterPtr UseOrBegin(Entry& entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<PreparedAdapterPtr> FinishPreparing(
+      const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Prepares `content` and counts its bytes until the last reference is gone,
   // the engine's included.

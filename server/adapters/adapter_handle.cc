@@ -34,9 +34,15 @@ AdapterHandle& AdapterHandle::operator=(AdapterHandle&& other) noexcept {
   return *this;
 }
 
-absl::Status AdapterHandle::MakeResident() {
+std::optional<absl::Status> AdapterHandle::MakeResident(
+    const AdapterCache::Continuation& again) {
   if (resident()) return absl::OkStatus();
-  GRAFT_ASSIGN_OR_RETURN(prepared_, registry_->cache().MakeResident(content_));
+  AdapterCache& cache = registry_->cache();
+  std::optional<absl::StatusOr<PreparedAdapterPtr>> prepared =
+      again == nullptr ? cache.MakeResident(content_)
+                       : cache.TryMakeResident(content_, again);
+  if (!prepared.has_value()) return std::nullopt;
+  GRAFT_ASSIGN_OR_RETURN(prepared_, *std::move(prepared));
   return absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -39,9 +40,11 @@ class AdapterHandle {
   // as the handle.
   bool resident() const { return prepared_ != nullptr; }
 
-  // Prepares it if need be. Blocks: call it on an executor. Errors as
-  // AdapterCache::MakeResident.
-  absl::Status MakeResident();
+  // Prepares it if need be. Blocks: call it on an executor. While another
+  // thread prepares it, waits, or, with `again`, returns nullopt, and `again`
+  // is called afterwards. Errors as AdapterCache::MakeResident.
+  std::optional<absl::Status> MakeResident(
+      const AdapterCache::Continuation& again = nullptr);
 
   // REQUIRES: resident().
   const PreparedAdapterPtr& prepared() const { return prepared_; }

@@ -104,6 +104,21 @@ int64_t AdapterRegistry::BeginLoad(const std::string& name,
     return Find(name, AdapterState::kLoading) == records_.end();
   };
   mu_.Await(absl::Condition(&is_free));
+  return AddLoad(name, path);
+}
+
+std::optional<int64_t> AdapterRegistry::TryBeginLoad(
+    const std::string& name, const std::string& path,
+    AdapterCache::Continuation again) {
+  absl::MutexLock lock(&mu_);
+  const auto other = Find(name, AdapterState::kLoading);
+  if (other == records_.end()) return AddLoad(name, path);
+  other->second.waiting.push_back(std::move(again));
+  return std::nullopt;
+}
+
+int64_t AdapterRegistry::AddLoad(const std::string& name,
+                                 const std::string& path) {
   const int64_t id = next_id_++;
   Record record;
   record.info.name = name;
@@ -113,9 +128,15 @@ int64_t AdapterRegistry::BeginLoad(const std::string& name,
 }
 
 void AdapterRegistry::AbandonLoad(const std::string& name, int64_t id) {
-  absl::MutexLock lock(&mu_);
-  // A load has neither memory nor a waiter: nothing remains.
-  Apply(records_.find(std::pair(name, id)), AdapterEvent::kLoadFailed);
+  std::vector<AdapterCache::Continuation> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto record = records_.find(std::pair(name, id));
+    waiting = std::move(record->second.waiting);
+    // A load has neither memory nor an unload to tell of: nothing remains.
+    Apply(record, AdapterEvent::kLoadFailed);
+  }
+  for (const AdapterCache::Continuation& again : waiting) again();
 }
 
 AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
@@ -123,6 +144,7 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
                                       const FileStamp& stamp,
                                       AdapterHandle* handle) {
   Remains former;
+  std::vector<AdapterCache::Continuation> waiting;
   {
     absl::MutexLock lock(&mu_);
     const auto active = Find(info.name, AdapterState::kActive);
@@ -138,12 +160,14 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
     record.content = std::move(content);
     record.stamp = stamp;
     record.last_use = ++uses_;
+    waiting = std::exchange(record.waiting, {});
     if (record.info.pinned) cache_->Pin(*record.content);
     Apply(loaded, AdapterEvent::kLoaded);
     if (handle != nullptr) *handle = MakeHandle(loaded);
     info = Describe(record);
   }
   Settle(std::move(former));
+  for (const AdapterCache::Continuation& again : waiting) again();
   return info;
 }
 

@@ -50,6 +50,13 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   int64_t BeginLoad(const std::string& name, const std::string& path)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // The same, but while another load of this name is under way, does not wait
+  // for it: returns nullopt, and calls `again` afterwards.
+  std::optional<int64_t> TryBeginLoad(const std::string& name,
+                                      const std::string& path,
+                                      AdapterCache::Continuation again)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // The load `id` is over and leaves no trace.
   void AbandonLoad(const std::string& name, int64_t id)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -115,6 +122,7 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
     AdapterInfo info;           // without what Describe adds
     AdapterContentPtr content;  // null while it loads
     FileStamp stamp;
+    std::vector<AdapterCache::Continuation> waiting;  // while it loads
     int64_t last_use = 0;    // a count, as clocks can be set
     UnloadDone unload_done;  // null: nobody waits
     bool forced = false;     // its users are asked to end
@@ -134,6 +142,10 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Records::const_iterator Find(absl::string_view name, AdapterState state) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
+  // A new record that loads. REQUIRES: no other of this name does.
+  int64_t AddLoad(const std::string& name, const std::string& path)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // What is known of the record at this moment.
   AdapterInfo Describe(const Record& record) const

@@ -121,11 +121,9 @@ AdapterInfo DescribeFile(const AdapterFile& file, const std::string& name,
 // Given back at the end unless the load has succeeded.
 class AdapterStore::Reservation {
  public:
-  Reservation(AdapterRegistry* registry, const std::string& name,
-              const std::string& path)
-      : registry_(registry),
-        name_(name),
-        id_(registry->BeginLoad(name, path)) {}
+  // `id`: of AdapterRegistry::BeginLoad.
+  Reservation(AdapterRegistry* registry, const std::string& name, int64_t id)
+      : registry_(registry), name_(name), id_(id) {}
   ~Reservation() {
     if (!used_) registry_->AbandonLoad(name_, id_);
   }
@@ -175,20 +173,26 @@ AdapterStore::~AdapterStore() = default;
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterStore::Load(
     const LoadRequest& request) {
-  const absl::StatusOr<LoadResult> result =
-      LoadFor(LoadCause::kAsked, request, nullptr);
+  const absl::StatusOr<LoadResult> result = LoadFor(LoadCause::kAsked, request);
   if (!request.validate_only) CountLoad(result);
   return result;
 }
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadFor(
-    LoadCause cause, const LoadRequest& request, AdapterHandle* handle) {
+    LoadCause cause, const LoadRequest& request) {
   GRAFT_ASSIGN_OR_RETURN(const std::string name, CheckRequest(request));
-  // One load of a name at a time: the second finds what the first has loaded.
-  std::optional<Reservation> reservation;
-  if (!request.validate_only) {
-    reservation.emplace(registry_.get(), name, request.path);
+  if (request.validate_only) {
+    return LoadReserved(cause, request, name, nullptr, nullptr);
   }
+  // One load of a name at a time: the second finds what the first has loaded.
+  Reservation reservation(registry_.get(), name,
+                          registry_->BeginLoad(name, request.path));
+  return LoadReserved(cause, request, name, &reservation, nullptr);
+}
+
+absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
+    LoadCause cause, const LoadRequest& request, const std::string& name,
+    Reservation* reservation, AdapterHandle* handle) {
   const std::optional<AdapterInfo> active = registry_->FindActive(name);
   if (cause == LoadCause::kFirstUse && active.has_value()) {
     return LoadResult{*active, true};
@@ -321,35 +325,92 @@ absl::StatusOr<AdapterHandle> AdapterStore::Acquire(absl::string_view name,
 
 absl::StatusOr<AdapterHandle> AdapterStore::AcquireResident(
     absl::string_view name, absl::string_view sha256) {
-  absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
-  const bool was_resident = handle.ok() && handle->resident();
-  if (GetErrorReason(handle.status()) == ErrorReason::kAdapterNotFound &&
-      options_.autoload && IsValidAdapterId(name)) {
-    handle = Autoload(name, sha256);
-  }
-  GRAFT_RETURN_IF_ERROR(handle.status());
-  GRAFT_RETURN_IF_ERROR(handle->MakeResident());
-  if (!was_resident) ++misses_;
-  return handle;
+  Acquisition acquisition{.name = std::string(name),
+                          .sha256 = std::string(sha256)};
+  GRAFT_RETURN_IF_ERROR(*TryAcquire(acquisition, nullptr));
+  return std::move(acquisition.handle);
 }
 
-absl::StatusOr<AdapterHandle> AdapterStore::Autoload(absl::string_view name,
-                                                     absl::string_view sha256) {
+void AdapterStore::AcquireResident(absl::string_view name,
+                                   absl::string_view sha256, Executor* executor,
+                                   AcquireDone done) {
+  GoOn(std::make_shared<Acquisition>(Acquisition{.name = std::string(name),
+                                                 .sha256 = std::string(sha256),
+                                                 .executor = executor,
+                                                 .done = std::move(done)}));
+}
+
+void AdapterStore::GoOn(const std::shared_ptr<Acquisition>& acquisition) {
+  const std::optional<absl::Status> status =
+      TryAcquire(*acquisition, [this, acquisition] {
+        acquisition->executor->Run([this, acquisition] { GoOn(acquisition); });
+      });
+  if (!status.has_value()) return;
+  if (status->ok()) {
+    acquisition->done(std::move(acquisition->handle));
+  } else {
+    acquisition->done(*status);
+  }
+}
+
+std::optional<absl::Status> AdapterStore::TryAcquire(
+    Acquisition& acquisition, const AdapterCache::Continuation& again) {
+  AdapterHandle& handle = acquisition.handle;
+  if (!handle) {
+    absl::StatusOr<AdapterHandle> active =
+        registry_->Acquire(acquisition.name, acquisition.sha256);
+    if (active.ok()) {
+      handle = *std::move(active);
+    } else if (options_.autoload && IsValidAdapterId(acquisition.name) &&
+               GetErrorReason(active.status()) ==
+                   ErrorReason::kAdapterNotFound) {
+      acquisition.missed = true;
+      const std::optional<absl::Status> loaded = Autoload(acquisition, again);
+      if (!loaded.has_value() || !loaded->ok()) return loaded;
+    } else {
+      return active.status();
+    }
+  }
+  if (!handle.resident()) {
+    acquisition.missed = true;
+    const std::optional<absl::Status> resident = handle.MakeResident(again);
+    if (!resident.has_value() || !resident->ok()) return resident;
+  }
+  if (acquisition.missed) ++misses_;
+  return absl::OkStatus();
+}
+
+std::optional<absl::Status> AdapterStore::Autoload(
+    Acquisition& acquisition, const AdapterCache::Continuation& again) {
+  const LoadRequest request = {
+      .path = absl::StrCat(acquisition.name, ".safetensors"),
+      .name = acquisition.name,
+      .expected_sha256 = acquisition.sha256};
+  GRAFT_ASSIGN_OR_RETURN(const std::string name, CheckRequest(request));
   while (true) {
-    AdapterHandle loaded;
-    const absl::StatusOr<LoadResult> result =
-        LoadFor(LoadCause::kFirstUse,
-                {.path = absl::StrCat(name, ".safetensors"),
-                 .name = std::string(name),
-                 .expected_sha256 = std::string(sha256)},
-                &loaded);
+    const std::optional<int64_t> id =
+        again == nullptr ? registry_->BeginLoad(name, request.path)
+                         : registry_->TryBeginLoad(name, request.path, again);
+    if (!id.has_value()) return std::nullopt;
+    AdapterHandle& loaded = acquisition.handle;
+    absl::StatusOr<LoadResult> result;
+    {
+      Reservation reservation(registry_.get(), name, *id);
+      result = LoadReserved(LoadCause::kFirstUse, request, name, &reservation,
+                            &loaded);
+    }
     if (loaded || !result.ok()) CountLoad(result);
     GRAFT_RETURN_IF_ERROR(result.status());
-    if (loaded) return loaded;
+    if (loaded) return absl::OkStatus();
     // Loaded by another request; and perhaps unloaded again since.
-    absl::StatusOr<AdapterHandle> handle = registry_->Acquire(name, sha256);
+    absl::StatusOr<AdapterHandle> handle =
+        registry_->Acquire(acquisition.name, acquisition.sha256);
+    if (handle.ok()) {
+      loaded = *std::move(handle);
+      return absl::OkStatus();
+    }
     if (GetErrorReason(handle.status()) != ErrorReason::kAdapterNotFound) {
-      return handle;
+      return handle.status();
     }
   }
 }
@@ -387,8 +448,7 @@ void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
   registry_->Confirm(watched.name, *stamp, /*asked_for=*/false);
   const absl::StatusOr<LoadResult> result = LoadFor(
       LoadCause::kFileChanged,
-      {.path = watched.path, .name = watched.name, .allow_replace = true},
-      nullptr);
+      {.path = watched.path, .name = watched.name, .allow_replace = true});
   CountLoad(result);
   if (!result.ok()) {
     report.failures.emplace_back(watched.name, result.status());

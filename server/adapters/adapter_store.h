@@ -18,6 +18,7 @@
 #include "server/adapters/adapter_info.h"
 #include "server/adapters/adapter_registry.h"
 #include "server/adapters/adapter_source.h"
+#include "server/common/executor.h"
 #include "server/engine/engine.h"
 #include "server/safetensors/safetensors_file.h"
 
@@ -179,6 +180,14 @@ class AdapterStore {
   absl::StatusOr<AdapterHandle> AcquireResident(absl::string_view name,
                                                 absl::string_view sha256 = "");
 
+  // The same for one of many requests: while another loads or prepares the
+  // adapter, no thread waits for that. Blocks on its own reading and preparing
+  // only, on this thread or, after waiting, on one of `executor`; there it
+  // calls `done`, once, perhaps before it returns. `executor` runs until then.
+  using AcquireDone = std::function<void(absl::StatusOr<AdapterHandle>)>;
+  void AcquireResident(absl::string_view name, absl::string_view sha256,
+                       Executor* executor, AcquireDone done);
+
   // Looks whether files of autoloaded adapters have changed. New requests get
   // the new content, those under way finish with theirs; an adapter whose file
   // is gone is unloaded when nobody uses it. Without the adapter directory
@@ -194,14 +203,31 @@ class AdapterStore {
   // A name that is taken for one load.
   class Reservation;
 
+  // One call of AcquireResident.
+  struct Acquisition {
+    std::string name;
+    std::string sha256;
+    Executor* executor = nullptr;  // this and `done` null: the caller waits
+    AcquireDone done = nullptr;
+    AdapterHandle handle = {};  // empty until the adapter is loaded
+    bool missed = false;        // it was not on the device at first
+  };
+
   AdapterStore(const AdapterSource* source, const Engine* engine,
                const Options& options, std::unique_ptr<AdapterParser> parser);
 
-  // Load. `handle`, if not null, becomes one of what was loaded; it stays empty
-  // if that was already_loaded.
+  // Load, for whatever cause.
   absl::StatusOr<LoadResult> LoadFor(LoadCause cause,
-                                     const LoadRequest& request,
-                                     AdapterHandle* handle);
+                                     const LoadRequest& request);
+
+  // The same, for `name`, which CheckRequest gave. `reservation`: of it; null
+  // for validate_only. `handle`, if not null, becomes one of what was loaded;
+  // it stays empty if that was already_loaded.
+  absl::StatusOr<LoadResult> LoadReserved(LoadCause cause,
+                                          const LoadRequest& request,
+                                          const std::string& name,
+                                          Reservation* reservation,
+                                          AdapterHandle* handle);
 
   // The file at `request.path`, if it is the expected one and does not conflict
   // with what is `active` under the name.
@@ -219,9 +245,17 @@ class AdapterStore {
   absl::StatusOr<ParsedAdapter> Parse(const AdapterFile& file,
                                       const LoadRequest& request) const;
 
-  // Loads NAME.safetensors for its first request.
-  absl::StatusOr<AdapterHandle> Autoload(absl::string_view name,
-                                         absl::string_view sha256);
+  // Takes `acquisition` as far as it goes. `again` as AdapterRegistry::
+  // TryBeginLoad has it; null: waits. After nullopt the acquisition is in other
+  // hands.
+  std::optional<absl::Status> TryAcquire(
+      Acquisition& acquisition, const AdapterCache::Continuation& again);
+  // The same, and ends it or lets it go on later.
+  void GoOn(const std::shared_ptr<Acquisition>& acquisition);
+
+  // Loads NAME.safetensors for its first request, whose handle it sets.
+  std::optional<absl::Status> Autoload(Acquisition& acquisition,
+                                       const AdapterCache::Continuation& again);
 
   // Loads what has changed in the file of an autoloaded adapter.
   void Refresh(const AdapterRegistry::Watched& watched, PollReport& report);

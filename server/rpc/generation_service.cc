@@ -45,28 +45,30 @@ std::string DescribeAdapters(const std::vector<AdapterChoice>& adapters) {
       });
 }
 
-using AcquireFunction = absl::StatusOr<AdapterHandle> (AdapterStore::*)(
-    absl::string_view name, absl::string_view sha256);
+// Adds what `choice` has named to `adapters`.
+absl::Status AddAdapter(const AdapterChoice& choice, AdapterHandle handle,
+                        std::vector<RequestedAdapter>& adapters) {
+  for (const RequestedAdapter& other : adapters) {
+    if (other.handle.sha256() == handle.sha256()) {
+      return InvalidField(
+          "adapters",
+          absl::StrCat("adapters \"", other.handle.name(), "\" and \"",
+                       choice.name, "\" have the same content; name one"));
+    }
+  }
+  adapters.push_back({std::move(handle), choice.weight,
+                      choice.text_encoder_weight, choice.schedule});
+  return absl::OkStatus();
+}
 
-// Pins what the request names: from here on its content is fixed. `acquire`:
-// of AdapterStore, the one that does not block or the one that does.
+// Pins what the request names: from here on its content is fixed.
 absl::StatusOr<std::vector<RequestedAdapter>> AcquireAdapters(
-    const std::vector<AdapterChoice>& choices, AdapterStore& store,
-    AcquireFunction acquire) {
+    const std::vector<AdapterChoice>& choices, AdapterStore& store) {
   std::vector<RequestedAdapter> adapters;
   for (const AdapterChoice& choice : choices) {
     GRAFT_ASSIGN_OR_RETURN(AdapterHandle handle,
-                           (store.*acquire)(choice.name, choice.sha256));
-    for (const RequestedAdapter& other : adapters) {
-      if (other.handle.sha256() == handle.sha256()) {
-        return InvalidField(
-            "adapters",
-            absl::StrCat("adapters \"", other.handle.name(), "\" and \"",
-                         choice.name, "\" have the same content; name one"));
-      }
-    }
-    adapters.push_back({std::move(handle), choice.weight,
-                        choice.text_encoder_weight, choice.schedule});
+                           store.Acquire(choice.name, choice.sha256));
+    GRAFT_RETURN_IF_ERROR(AddAdapter(choice, std::move(handle), adapters));
   }
   return adapters;
 }
@@ -103,18 +105,6 @@ std::unique_ptr<GenerationTask> MakeTask(
   return task;
 }
 
-// Reads and prepares what the request needs, then submits it, unless nobody
-// wants it any more. Blocks.
-absl::Status LoadAndSubmit(const Backend& backend, const Clock& clock,
-                           const std::vector<AdapterChoice>& adapters,
-                           std::unique_ptr<GenerationTask> task) {
-  GRAFT_RETURN_IF_ERROR(CheckTaskLiveness(*task, clock.Now(), {}));
-  GRAFT_ASSIGN_OR_RETURN(task->adapters,
-                         AcquireAdapters(adapters, *backend.adapters,
-                                         &AdapterStore::AcquireResident));
-  return backend.scheduler->Submit(std::move(task));
-}
-
 // Counts the requests that wait for the loader.
 class LoaderPlace {
  public:
@@ -129,6 +119,62 @@ class LoaderPlace {
   const std::shared_ptr<std::atomic<int>> waiting_;
   const int number_;
 };
+
+// A request whose adapters are being loaded.
+struct LoadingRequest {
+  const Backend* backend = nullptr;
+  const Clock* clock = nullptr;
+  std::vector<AdapterChoice> choices;
+  // With those of its adapters that are there already.
+  std::unique_ptr<GenerationTask> task;
+  std::shared_ptr<SharedGeneration> generation;  // hears of errors
+  std::unique_ptr<LoaderPlace> place;
+};
+
+void LoadNextOrSubmit(const std::shared_ptr<LoadingRequest>& loading);
+
+// Takes the next adapter, or the error instead of it.
+void OnAcquired(const std::shared_ptr<LoadingRequest>& loading,
+                absl::StatusOr<AdapterHandle> handle) {
+  std::vector<RequestedAdapter>& adapters = loading->task->adapters;
+  absl::Status status = handle.status();
+  if (status.ok()) {
+    status = AddAdapter(loading->choices[adapters.size()], *std::move(handle),
+                        adapters);
+  }
+  if (status.ok()) {
+    LoadNextOrSubmit(loading);
+    return;
+  }
+  // What it has pinned goes before anybody hears of the end.
+  loading->task.reset();
+  loading->place.reset();
+  loading->generation->OnDone(status, {});
+}
+
+// Reads and prepares what the request still needs, then submits it, unless
+// nobody wants it any more. Runs on the loader, and leaves its threads to
+// others while another request loads the same.
+void LoadNextOrSubmit(const std::shared_ptr<LoadingRequest>& loading) {
+  const absl::Status wanted =
+      CheckTaskLiveness(*loading->task, loading->clock->Now(), {});
+  const size_t next = loading->task->adapters.size();
+  if (!wanted.ok()) {
+    OnAcquired(loading, wanted);
+  } else if (next < loading->choices.size()) {
+    const AdapterChoice& choice = loading->choices[next];
+    loading->backend->adapters->AcquireResident(
+        choice.name, choice.sha256, loading->backend->loader,
+        [loading](absl::StatusOr<AdapterHandle> handle) {
+          OnAcquired(loading, std::move(handle));
+        });
+  } else {
+    const absl::Status submitted =
+        loading->backend->scheduler->Submit(std::move(loading->task));
+    loading->place.reset();
+    if (!submitted.ok()) loading->generation->OnDone(submitted, {});
+  }
+}
 
 }  // namespace
 
@@ -161,15 +207,15 @@ absl::Status GenerationServiceImpl::Start(
 absl::Status GenerationServiceImpl::SubmitOrLoad(
     const Backend& backend, GenerationRequest request, const RpcContext& rpc,
     const std::shared_ptr<SharedGeneration>& generation) {
-  absl::StatusOr<std::vector<RequestedAdapter>> adapters = AcquireAdapters(
-      request.adapters, *backend.adapters, &AdapterStore::Acquire);
+  absl::StatusOr<std::vector<RequestedAdapter>> adapters =
+      AcquireAdapters(request.adapters, *backend.adapters);
   if (!MustWait(adapters, backend.autoload)) {
     GRAFT_RETURN_IF_ERROR(adapters.status());
     auto task = MakeTask(request, rpc, generation);
     task->adapters = *std::move(adapters);
     return backend.scheduler->Submit(std::move(task));
   }
-  auto place = std::make_shared<LoaderPlace>(waiting_for_loader_);
+  auto place = std::make_unique<LoaderPlace>(waiting_for_loader_);
   if (place->number() > backend.limits.max_queued_requests) {
     return WithRetryDelay(
         Error(ErrorReason::kQueueFull,
@@ -177,14 +223,14 @@ absl::Status GenerationServiceImpl::SubmitOrLoad(
               "later"),
         absl::Seconds(1));
   }
-  backend.loader->Run([&backend, clock = environment_.clock,
-                       request = std::move(request), rpc, generation,
-                       place = std::move(place)]() mutable {
-    const absl::Status submitted = LoadAndSubmit(
-        backend, *clock, request.adapters, MakeTask(request, rpc, generation));
-    place.reset();
-    if (!submitted.ok()) generation->OnDone(submitted, {});
-  });
+  const auto loading = std::make_shared<LoadingRequest>(
+      LoadingRequest{.backend = &backend,
+                     .clock = environment_.clock,
+                     .choices = std::move(request.adapters),
+                     .task = MakeTask(request, rpc, generation),
+                     .generation = generation,
+                     .place = std::move(place)});
+  backend.loader->Run([loading] { LoadNextOrSubmit(loading); });
   return absl::OkStatus();
 }
 

@@ -1,6 +1,8 @@
 #include "server/adapters/adapter_registry.h"
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
@@ -32,6 +34,27 @@ TEST(AdapterRegistryTest, LoadsOfOneNameTakeTurns) {
   EXPECT_TRUE(second_began.WaitForNotificationWithTimeout(absl::Seconds(60)));
   second.join();
   EXPECT_TRUE(registry->List().empty());
+}
+
+TEST(AdapterRegistryTest, ALoadThatMayNotWaitIsToldWhenItsTurnHasCome) {
+  const auto registry = MakeRegistry();
+  int told = 0;
+  const auto again = [&told] { ++told; };
+  const std::optional<int64_t> first =
+      registry->TryBeginLoad("ink", "a.safetensors", again);
+  ASSERT_TRUE(first.has_value());
+  EXPECT_FALSE(
+      registry->TryBeginLoad("ink", "b.safetensors", again).has_value());
+  EXPECT_FALSE(
+      registry->TryBeginLoad("ink", "c.safetensors", again).has_value());
+  EXPECT_EQ(told, 0);
+  registry->AbandonLoad("ink", *first);
+  EXPECT_EQ(told, 2);
+  const std::optional<int64_t> second =
+      registry->TryBeginLoad("ink", "b.safetensors", again);
+  ASSERT_TRUE(second.has_value());
+  registry->AbandonLoad("ink", *second);
+  EXPECT_EQ(told, 2);
 }
 
 TEST(AdapterRegistryTest, LoadsOfDifferentNamesDoNotWait) {

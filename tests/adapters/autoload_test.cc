@@ -1,16 +1,20 @@
 // Adapters that are loaded by the first request that names them, and their
 // files, which may change meanwhile.
 
+#include <atomic>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/status/statusor.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_store.h"
 #include "server/common/error.h"
+#include "server/common/executor.h"
 #include "tests/adapters/store_fixture.h"
 #include "tests/testing/status_matchers.h"
 
@@ -62,6 +66,114 @@ TEST_F(AutoloadTest, ManyRequestsReadTheFileOnce) {
   EXPECT_EQ(reads(), 2);
   EXPECT_EQ(engine_.calls(Call::kPrepare), 1);
   EXPECT_EQ(store_->stats().loads, 1);
+}
+
+// Keeps the engine's first Prepare from going on until it is opened, or ends.
+class FirstPrepareHeld {
+ public:
+  explicit FirstPrepareHeld(FakeEngine& engine) {
+    engine.OnCall(Call::kPrepare, [this] {
+      if (is_first_.exchange(false)) {
+        reached_.Notify();
+        open_.WaitForNotification();
+      }
+    });
+  }
+  ~FirstPrepareHeld() {
+    if (!open_.HasBeenNotified()) open_.Notify();
+  }
+  void WaitUntilReached() { reached_.WaitForNotification(); }
+  void Open() { open_.Notify(); }
+
+ private:
+  std::atomic<bool> is_first_{true};
+  absl::Notification reached_;
+  absl::Notification open_;
+};
+
+// What one request for an adapter got.
+struct Outcome {
+  absl::Notification done;
+  absl::StatusOr<AdapterHandle> handle;
+};
+
+class SharedLoadTest : public AutoloadTest {
+ protected:
+  // A request on `executor`, which reports to `outcome`.
+  void Request(const std::string& name, Executor& executor, Outcome& outcome) {
+    executor.Run([this, name, &executor, &outcome] {
+      store_->AcquireResident(name, "", &executor,
+                              [&outcome](absl::StatusOr<AdapterHandle> handle) {
+                                outcome.handle = std::move(handle);
+                                outcome.done.Notify();
+                              });
+    });
+  }
+
+  // While the first request for "a" is held, as many as like wait for it, and
+  // one for "b" passes them.
+  void ExpectOthersPass() {
+    Outcome first, second, third, other;
+    FirstPrepareHeld held(engine_);
+    ThreadPoolExecutor executor(2);
+    Request("a", executor, first);
+    held.WaitUntilReached();
+    Request("a", executor, second);
+    Request("a", executor, third);
+    Request("b", executor, other);
+    EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
+    EXPECT_FALSE(first.done.HasBeenNotified());
+    EXPECT_FALSE(second.done.HasBeenNotified());
+    held.Open();
+    for (Outcome* outcome : {&first, &second, &third, &other}) {
+      outcome->done.WaitForNotification();
+      ASSERT_THAT(outcome->handle, IsOk());
+      EXPECT_TRUE(outcome->handle->resident());
+    }
+    EXPECT_EQ(first.handle->sha256(), DigestOf("a"));
+    EXPECT_EQ(third.handle->sha256(), DigestOf("a"));
+    EXPECT_EQ(other.handle->sha256(), DigestOf("b"));
+  }
+};
+
+TEST_F(SharedLoadTest, WaitingForAnothersLoadTakesNoThread) {
+  ExpectOthersPass();
+  EXPECT_EQ(reads(), 2 * 2);
+  EXPECT_EQ(engine_.calls(Call::kPrepare), 2);
+  EXPECT_EQ(store_->stats().loads, 2);
+  EXPECT_EQ(store_->stats().misses, 4);
+  EXPECT_EQ(store_->Get("a")->use_count, 3);
+}
+
+TEST_F(SharedLoadTest, WaitingForAnothersPreparationTakesNoThread) {
+  MakeStore(0, /*on_device=*/2, /*autoload=*/true);
+  for (const char* name : {"a", "b", "c", "d"}) {
+    ASSERT_THAT(Load(name), IsOk());
+  }
+  ASSERT_EQ(ResidencyOf("a"), AdapterResidency::kHost);
+  ASSERT_EQ(ResidencyOf("b"), AdapterResidency::kHost);
+  ExpectOthersPass();
+  EXPECT_EQ(engine_.calls(Call::kPrepare), 4 + 2);
+  EXPECT_EQ(store_->stats().misses, 4);
+  EXPECT_EQ(store_->Get("a")->use_count, 3);
+}
+
+// Each tries itself, as it would have alone.
+TEST_F(SharedLoadTest, AFailureIsTheFirstRequestsAlone) {
+  Outcome first, second;
+  FirstPrepareHeld held(engine_);
+  ThreadPoolExecutor executor(2);
+  engine_.Fail(Call::kPrepare, Error(ErrorReason::kGpuOutOfMemory, "full"));
+  Request("a", executor, first);
+  held.WaitUntilReached();
+  Request("a", executor, second);
+  held.Open();
+  first.done.WaitForNotification();
+  second.done.WaitForNotification();
+  EXPECT_THAT(first.handle, HasReason(ErrorReason::kGpuOutOfMemory));
+  EXPECT_THAT(second.handle, HasReason(ErrorReason::kGpuOutOfMemory));
+  EXPECT_EQ(engine_.calls(Call::kPrepare), 2);
+  EXPECT_EQ(store_->stats().loads_failed, 2);
 }
 
 TEST_F(AutoloadTest, FailuresAreNotRemembered) {
