@@ -314,9 +314,11 @@ absl::Status CorruptFile(absl::string_view file, absl::string_view problem) {
 
 absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(
     absl::string_view json, absl::string_view file) {
-  // The format asks for the brace first. nlohmann would skip a byte-order mark,
-  // and take a NUL for the end of the text and not look at what follows it.
-  if (json.empty() || json.front() != '{') {
+  // The format asks for the brace first, and the reference reader takes blanks
+  // before it. nlohmann would skip a byte-order mark, and take a NUL for the
+  // end of the text and not look at what follows it.
+  const size_t first = json.find_first_not_of(" \t\n\r");
+  if (first == absl::string_view::npos || json[first] != '{') {
     return CorruptFile(file, "the header does not begin with '{'");
   }
   if (json.find('\0') != absl::string_view::npos) {

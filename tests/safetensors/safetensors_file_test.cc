@@ -199,7 +199,9 @@ std::vector<BadFile> BadContainers() {
       {"Pickle", std::string("\x80\x02}q\x00.", 6) + "XXXXXXXX", "limit"},
       {"WebPage", "<!DOCTYPE html><html></html>", "limit"},
       {"ByteOrderMark", FileBytes("\xef\xbb\xbf{}", 0), "begin with '{'"},
-      {"BlankFirst", FileBytes(" {}", 0), "begin with '{'"},
+      {"BlanksAlone", FileBytes("  ", 0), "begin with '{'"},
+      {"FormFeedFirst", FileBytes("\f{}", 0), "begin with '{'"},
+      {"MarkAfterABlank", FileBytes(" \xef\xbb\xbf{}", 0), "begin with '{'"},
       {"Array", FileBytes("[]", 0), "begin with '{'"},
       {"NulPadding", FileBytes(std::string("{}\0\0", 4), 0), "NUL byte"},
       {"NulInTheMiddle", FileBytes(std::string("{\0}", 3), 0), "NUL byte"},
@@ -383,6 +385,11 @@ TEST(SafetensorsFileTest, ErrorsNameTheTensorInTheMetadata) {
 
 TEST(SafetensorsFileTest, ErrorsOfTheContainerNameNoTensor) {
   EXPECT_THAT(GetErrorMetadata(ParseBytes("").status()), IsEmpty());
+}
+
+// As the reference reader, though the format says otherwise.
+TEST(SafetensorsFileTest, BlanksBeforeAndAfterTheHeaderAreSkipped) {
+  EXPECT_THAT(ParseBytes(FileBytes(" \t\r\n{} \t\r\n", 0)), IsOk());
 }
 
 TEST(SafetensorsFileTest, HeaderLimitIsInclusive) {
