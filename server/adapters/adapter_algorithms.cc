@@ -95,6 +95,13 @@ absl::StatusOr<const Algorithm*> FindAlgorithm(const KeyGroup& group) {
   return found;
 }
 
+// Also where the algorithm has no use for it: a file that holds NaN is broken.
+absl::Status CheckAlpha(const KeyGroup& group) {
+  const KeyedTensor* const alpha = group.Find(KeyPart::kAlpha);
+  if (alpha == nullptr) return absl::OkStatus();
+  return ReadScalarPart(group, *alpha).status();
+}
+
 // Some programs write further factors. 1 changes nothing.
 absl::Status CheckFurtherFactors(const KeyGroup& group) {
   for (const KeyPart part : {KeyPart::kScale, KeyPart::kScalar}) {
@@ -171,6 +178,7 @@ absl::StatusOr<ModuleChange> MakeModuleChange(const KeyGroup& group,
                                               const AdapterConfig& config) {
   GRAFT_ASSIGN_OR_RETURN(const Algorithm* const algorithm,
                          FindAlgorithm(group));
+  GRAFT_RETURN_IF_ERROR(CheckAlpha(group));
   GRAFT_RETURN_IF_ERROR(CheckFurtherFactors(group));
   GRAFT_RETURN_IF_ERROR(CheckMagnitude(group, algorithm));
   GRAFT_RETURN_IF_ERROR(CheckPromises(group, config));
