@@ -26,6 +26,7 @@ BatchChoice RequestLedger::Next() {
   for (const int64_t id : choice.starting) {
     RequestView& request = Find(id);
     request.started = true;
+    request.start_order = ++starts_;
     --waiting_;
     waiting_work_ -= request.WorkLeft();
   }

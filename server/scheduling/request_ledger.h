@@ -53,6 +53,7 @@ class RequestLedger {
   SchedulingState state_;
   int waiting_ = 0;
   int64_t waiting_work_ = 0;
+  int64_t starts_ = 0;  // so far
   std::map<std::string, int> requests_of_tenant_;
   // What kStepsAfterYielding still owes to requests that were overtaken
   // kMaxOvertaken times.

@@ -93,14 +93,25 @@ class BatchChooser {
   // ---- The first member ----
 
   void ChooseLead() {
-    const auto running =
-        std::find_if(state_.requests.begin(), state_.requests.end(),
-                     [](const RequestView& r) { return r.started; });
-    lead_ = running != state_.requests.end() ? &*running : NextInTurn();
+    const RequestView* const begun_first = BegunFirst();
+    lead_ = begun_first != nullptr ? begun_first : NextInTurn();
     while (const RequestView* const urgent = Overtaker(*lead_)) {
       overtaken_ = std::exchange(lead_, urgent);
     }
     key_ = &FrontKey(*lead_);
+  }
+
+  // Not the oldest: one that began later, by joining a batch, must not slice
+  // what it has joined. nullptr if none has begun.
+  const RequestView* BegunFirst() const {
+    const RequestView* first = nullptr;
+    for (const RequestView& request : state_.requests) {
+      if (!request.started) continue;
+      if (first == nullptr || request.start_order < first->start_order) {
+        first = &request;
+      }
+    }
+    return first;
   }
 
   // The oldest request of each tenant, of those that wait and do not join.

@@ -43,6 +43,7 @@ struct RequestView {
   Priority priority = Priority::kInteractive;
   std::vector<ImageView> images;  // those that are not finished, in order
   bool started = false;           // the device has begun with it
+  int64_t start_order = 0;        // rises with each that it begins with
   int passed_over = 0;            // by how many that joined a batch
   int overtaken = 0;              // by how many more urgent ones, of late
 

@@ -68,6 +68,20 @@ TEST(RequestLedgerTest, CountsWhatWaitsAndWhatHasBegun) {
   EXPECT_EQ(ledger.waiting_work(), 0);
 }
 
+// An older request joins the batch of one whose tenant's turn it is. When that
+// one needs another set, it goes on: it was begun first.
+TEST(RequestLedgerTest, WhoJoinsDoesNotSliceWhatItHasJoined) {
+  RequestLedger ledger(2);
+  ledger.Add(Request(1, "a", 30, "flood"));
+  EXPECT_THAT(MakeStep(ledger), ElementsAre(1));
+  ledger.Add(Request(2, "b", 30, "flood"));
+  ledger.Add(Request(3, "b", 30, "other"));
+  ledger.Remove(1);
+  EXPECT_THAT(MakeStep(ledger), ElementsAre(3, 2));
+  ledger.MadeStep(3, {{0, "c", 28 * kStep, true}});
+  EXPECT_THAT(MakeStep(ledger), ElementsAre(3));
+}
+
 TEST(RequestLedgerTest, RemembersWhoWasPassedOver) {
   RequestLedger ledger(2);
   ledger.Add(Request(1, "a", 300));

@@ -81,6 +81,13 @@ TEST_F(SchedulingPolicyTest, WhoHasBegunGoesOn) {
   EXPECT_THAT(ChooseBatch(state_).starting, IsEmpty());
 }
 
+TEST_F(SchedulingPolicyTest, OfThoseBegunTheOneBegunFirstGoesOn) {
+  AddStarted("a").start_order = 2;
+  AddStarted("b").start_order = 1;
+  AddStarted("c").start_order = 3;
+  EXPECT_THAT(Chosen(), ElementsAre("2"));
+}
+
 TEST_F(SchedulingPolicyTest, TenantsTakeTurns) {
   Add("a", 30, 1, "flood");
   Add("b", 30, 1, "flood");
