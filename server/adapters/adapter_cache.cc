@@ -46,12 +46,9 @@ AdapterCache::AdapterCache(const Engine* engine, const Options& options)
       host_(std::make_shared<ByteBudget>(options.max_host_bytes)),
       device_(std::make_shared<ByteBudget>(options.max_device_bytes)) {}
 
-AdapterContentPtr AdapterCache::FindLocked(absl::string_view sha256,
-                                           absl::string_view component) const {
+AdapterContentPtr AdapterCache::FindLocked(absl::string_view sha256) const {
   for (const auto& [content, entry] : entries_) {
-    if (content->weights.sha256 != sha256 || content->component != component) {
-      continue;
-    }
+    if (content->weights.sha256 != sha256) continue;
     // Null while its last pointer goes.
     AdapterContentPtr found = entry.content.lock();
     if (found != nullptr) return found;
@@ -59,16 +56,14 @@ AdapterContentPtr AdapterCache::FindLocked(absl::string_view sha256,
   return nullptr;
 }
 
-AdapterContentPtr AdapterCache::Find(absl::string_view sha256,
-                                     absl::string_view component) const {
+AdapterContentPtr AdapterCache::Find(absl::string_view sha256) const {
   absl::ReaderMutexLock lock(&mu_);
-  return FindLocked(sha256, component);
+  return FindLocked(sha256);
 }
 
 AdapterContentPtr AdapterCache::Insert(AdapterContent& content) {
   absl::MutexLock lock(&mu_);
-  AdapterContentPtr found =
-      FindLocked(content.weights.sha256, content.component);
+  AdapterContentPtr found = FindLocked(content.weights.sha256);
   if (found != nullptr) return found;
   content.host_bytes = host_->TryReserve(content.size_bytes);
   if (content.host_bytes == nullptr) return nullptr;

@@ -24,7 +24,6 @@ namespace graft {
 // What was parsed from one file, in host memory. Immutable.
 struct AdapterContent {
   AdapterWeights weights;
-  std::string component;  // AdapterStore::LoadRequest::component
   AdapterReport report;
   int64_t size_bytes = 0;  // of the file, whose memory the weights share
   std::shared_ptr<const void> host_bytes = nullptr;  // counts size_bytes
@@ -56,10 +55,8 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   // `engine` outlives all calls of MakeResident.
   AdapterCache(const Engine* engine, const Options& options);
 
-  // The content of a file with this digest, read as `component`; null if there
-  // is none.
-  AdapterContentPtr Find(absl::string_view sha256,
-                         absl::string_view component) const
+  // The content with this digest; null if there is none.
+  AdapterContentPtr Find(absl::string_view sha256) const
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // Adds `content`, or finds that another thread was faster. Null, and
@@ -124,8 +121,7 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
     std::vector<Continuation> waiting;  // for that thread
   };
 
-  AdapterContentPtr FindLocked(absl::string_view sha256,
-                               absl::string_view component) const
+  AdapterContentPtr FindLocked(absl::string_view sha256) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // What is prepared of `entry`, which counts as a use of it; where that is

@@ -46,7 +46,9 @@ struct AdapterFile {
   absl::Span<const uint8_t> bytes;    // of the safetensors file
   // 64 hex digits. Of a PEFT folder: the SHA-256 of 128 characters, the hex
   // digits of adapter_config.json's digest and then those of
-  // adapter_model.safetensors'.
+  // adapter_model.safetensors'. Of what AdapterStore has read as another
+  // component than "unet": the SHA-256 of these 64 digits and the component's
+  // name.
   std::string sha256;
   FileStamp stamp;  // of the safetensors file
   // The text of a PEFT folder's adapter_config.json; nullopt for a plain file.

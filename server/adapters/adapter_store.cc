@@ -9,6 +9,7 @@
 #include "server/adapters/adapter_parser.h"
 #include "server/adapters/adapter_registry.h"
 #include "server/common/error.h"
+#include "server/common/sha256.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
@@ -33,6 +34,14 @@ absl::Status CheckDigestSyntax(absl::string_view digest) {
     return absl::OkStatus();
   }
   return InvalidField("sha256", "not 64 lower-case hexadecimal digits");
+}
+
+// The digest of a file that is read as `component`. What a folder's tensors
+// change is not in its bytes, and the digest tells what an adapter does.
+std::string DigestAs(absl::string_view component, const std::string& sha256) {
+  if (component.empty() || component == "unet") return sha256;
+  const std::string text = absl::StrCat(sha256, component);
+  return Sha256Hex(text.data(), text.size());
 }
 
 absl::Status CheckComponent(absl::string_view component) {
@@ -235,6 +244,7 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
 absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
     const LoadRequest& request, const std::optional<AdapterInfo>& active) {
   GRAFT_ASSIGN_OR_RETURN(AdapterFile file, source_->Read(request.path));
+  file.sha256 = DigestAs(request.component, file.sha256);
   GRAFT_RETURN_IF_ERROR(
       CheckDigest(file, request.path, request.expected_sha256));
   if (active.has_value() && active->sha256 != file.sha256 &&
@@ -246,15 +256,12 @@ absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
 
 absl::StatusOr<AdapterContentPtr> AdapterStore::GetContent(
     const AdapterFile& file, const LoadRequest& request) {
-  const std::string component =
-      request.component.empty() ? "unet" : request.component;
-  AdapterContentPtr content = cache_->Find(file.sha256, component);
+  AdapterContentPtr content = cache_->Find(file.sha256);
   if (content != nullptr && Satisfies(content->report, request)) {
     return content;
   }
   GRAFT_ASSIGN_OR_RETURN(ParsedAdapter parsed, Parse(file, request));
   return Insert({.weights = std::move(parsed.weights),
-                 .component = component,
                  .report = std::move(parsed.report),
                  .size_bytes = file.size_bytes()},
                 request.path);

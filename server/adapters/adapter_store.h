@@ -82,7 +82,7 @@ class AdapterStore {
     std::string name = "";  // empty: the file's stem, the folder's name
     std::string expected_sha256 = "";  // empty: any
     // What a PEFT folder's keys belong to, which it does not say: "unet" or
-    // "text_encoder"; empty: "unet".
+    // "text_encoder"; empty: "unet". Part of the digest: AdapterFile::sha256.
     std::string component = "";
     bool allow_partial = false;  // take what fits, report the rest
     bool validate_only = false;  // check everything, keep nothing

@@ -212,6 +212,44 @@ TEST_F(AdapterStoreTest, AFailedReplacementLeavesTheFormerActive) {
   EXPECT_EQ(store_->Acquire("ink")->sha256(), ink_digest_);
 }
 
+// The same bytes change other modules then: nobody may take one for the other.
+TEST_F(AdapterStoreTest, AFolderIsAnotherAdapterForEachComponent) {
+  const std::string config =
+      R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "none"})";
+  AdapterFileBuilder weights;
+  for (const char* module : {"down_blocks.0.attentions.0.proj_in",
+                             "text_model.encoder.layers.0.self_attn.q_proj"}) {
+    const std::string key = std::string("base_model.model.") + module;
+    weights.Add(key + ".lora_A.weight", TensorDtype::kF32, {2, 8})
+        .Add(key + ".lora_B.weight", TensorDtype::kF32, {8, 2});
+  }
+  dir_.Write("both/adapter_config.json", config);
+  dir_.Write("both/adapter_model.safetensors", weights.Build());
+  const auto load = [this](const char* name, const char* component) {
+    return Load({.path = "both",
+                 .name = name,
+                 .component = component,
+                 .allow_partial = true,
+                 .allow_replace = true});
+  };
+
+  const std::string digest = Digest(Digest(config) + Digest(weights.Build()));
+  const auto unet = load("unet", "unet");
+  ASSERT_THAT(unet, IsOk());
+  EXPECT_EQ(unet->adapter.sha256, digest);
+  EXPECT_EQ(load("default", "")->adapter.sha256, digest);
+  const auto text = load("text", "text_encoder");
+  ASSERT_THAT(text, IsOk());
+  EXPECT_EQ(text->adapter.sha256, Digest(digest + "text_encoder"));
+  EXPECT_EQ(unet->adapter.report.text_encoder_targets, 0);
+  EXPECT_EQ(text->adapter.report.text_encoder_targets, 1);
+  // Under a name that has the other: not loaded already.
+  const auto other = load("unet", "text_encoder");
+  ASSERT_THAT(other, IsOk());
+  EXPECT_FALSE(other->already_loaded);
+  EXPECT_EQ(store_->Acquire("unet")->sha256(), text->adapter.sha256);
+}
+
 TEST_F(AdapterStoreTest, WhatWasLoadedInPartIsNotAllForAStrictCaller) {
   dir_.Write(
       "part.safetensors",
