@@ -169,34 +169,35 @@ absl::StatusOr<FileStamp> AdapterSource::Stamp(absl::string_view path) const {
   return StampBeneath(directory.get(), path);
 }
 
-absl::StatusOr<AdapterFile> AdapterSource::Read(absl::string_view path) const {
+absl::StatusOr<AdapterFile> AdapterSource::Read(
+    absl::string_view path, const SizeCheck& check_size) const {
   GRAFT_ASSIGN_OR_RETURN(const FileDescriptor directory, OpenDirectory(path));
   GRAFT_RETURN_IF_ERROR(CheckNoPickle(path));
   if (absl::EndsWith(path, kSuffix)) {
-    return ReadFile(directory.get(), path, options_.max_file_bytes);
+    return ReadFile(directory.get(), path, options_.max_file_bytes, check_size);
   }
   if (IsDirectory(directory.get(), path)) {
-    return ReadPeftFolder(directory.get(), path);
+    return ReadPeftFolder(directory.get(), path, check_size);
   }
   return NoAdapter(path);
 }
 
-absl::StatusOr<AdapterFile> AdapterSource::ReadFile(int directory,
-                                                    absl::string_view path,
-                                                    int64_t max_bytes) const {
+absl::StatusOr<AdapterFile> AdapterSource::ReadFile(
+    int directory, absl::string_view path, int64_t max_bytes,
+    const SizeCheck& check_size) const {
   const FileDescriptor file = OpenBeneath(directory, std::string(path));
   if (!file.valid()) return OpenError(path, errno);
-  return ReadWholeFile(file.get(), path, max_bytes, read_);
+  return ReadWholeFile(file.get(), path, max_bytes, read_, check_size);
 }
 
 absl::StatusOr<AdapterFile> AdapterSource::ReadPeftFolder(
-    int directory, absl::string_view path) const {
+    int directory, absl::string_view path, const SizeCheck& check_size) const {
   const auto path_of = [path](absl::string_view name) {
     return absl::StrCat(absl::StripSuffix(path, "/"), "/", name);
   };
-  const auto read = [&](absl::string_view name,
-                        int64_t max_bytes) -> absl::StatusOr<AdapterFile> {
-    auto file = ReadFile(directory, path_of(name), max_bytes);
+  const auto read = [&](absl::string_view name, int64_t max_bytes,
+                        const SizeCheck& check) -> absl::StatusOr<AdapterFile> {
+    auto file = ReadFile(directory, path_of(name), max_bytes, check);
     if (GetErrorReason(file.status()) != ErrorReason::kAdapterNotFound) {
       return file;
     }
@@ -207,9 +208,10 @@ absl::StatusOr<AdapterFile> AdapterSource::ReadPeftFolder(
                      kPeftWeights, "; ", name, " is missing"));
   };
   GRAFT_ASSIGN_OR_RETURN(const AdapterFile config,
-                         read(kPeftConfig, AdapterConfig::kMaxBytes));
-  GRAFT_ASSIGN_OR_RETURN(AdapterFile folder,
-                         read(kPeftWeights, options_.max_file_bytes));
+                         read(kPeftConfig, AdapterConfig::kMaxBytes, nullptr));
+  GRAFT_ASSIGN_OR_RETURN(
+      AdapterFile folder,
+      read(kPeftWeights, options_.max_file_bytes, check_size));
   // The configuration of one version with the weights of another would be an
   // adapter that nobody has made.
   const auto stamp = StampBeneath(directory, path_of(kPeftConfig));

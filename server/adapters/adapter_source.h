@@ -35,7 +35,8 @@ class AdapterSource {
   static absl::Status CheckPath(absl::string_view path);
 
   // Reads the file at `path`, relative to the directory, or, if that is a
-  // directory, the two files of the PEFT folder there. Blocks on the disk.
+  // directory, the two files of the PEFT folder there. `check_size` is asked
+  // about the tensors' file, and its error returned. Blocks on the disk.
   //   INVALID_FIELD                 as CheckPath
   //   ADAPTER_DIR_NOT_SET           no directory
   //   PATH_NOT_ALLOWED              as CheckPath, or a link in it leads outside
@@ -46,7 +47,8 @@ class AdapterSource {
   //   ADAPTER_CORRUPT               no regular .safetensors file and no PEFT
   //                                 folder, unreadable, or changed while it
   //                                 was read
-  absl::StatusOr<AdapterFile> Read(absl::string_view path) const;
+  absl::StatusOr<AdapterFile> Read(absl::string_view path,
+                                   const SizeCheck& check_size = nullptr) const;
 
   // ADAPTER_DIR_NOT_SET, or what Read answers when the directory is not there:
   // tells its absence from that of a file.
@@ -60,9 +62,11 @@ class AdapterSource {
 
  private:
   absl::StatusOr<AdapterFile> ReadFile(int directory, absl::string_view path,
-                                       int64_t max_bytes) const;
+                                       int64_t max_bytes,
+                                       const SizeCheck& check_size) const;
   absl::StatusOr<AdapterFile> ReadPeftFolder(int directory,
-                                             absl::string_view path) const;
+                                             absl::string_view path,
+                                             const SizeCheck& check_size) const;
 
   // The adapter directory, for a file at `path` in it.
   absl::StatusOr<FileDescriptor> OpenDirectory(absl::string_view path) const;

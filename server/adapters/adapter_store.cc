@@ -243,7 +243,13 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
 
 absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
     const LoadRequest& request, const std::optional<AdapterInfo>& active) {
-  GRAFT_ASSIGN_OR_RETURN(AdapterFile file, source_->Read(request.path));
+  // What cannot be kept is not read: it would take the memory meanwhile.
+  const auto check_size = [&](int64_t bytes) -> absl::Status {
+    if (cache_->host().CanHold(bytes)) return absl::OkStatus();
+    return HostFull(cache_->host(), bytes, request.path, {});
+  };
+  GRAFT_ASSIGN_OR_RETURN(AdapterFile file,
+                         source_->Read(request.path, check_size));
   file.sha256 = DigestAs(request.component, file.sha256);
   GRAFT_RETURN_IF_ERROR(
       CheckDigest(file, request.path, request.expected_sha256));

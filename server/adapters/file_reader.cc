@@ -89,9 +89,11 @@ absl::Status CheckUnchanged(int fd, absl::string_view path,
 
 absl::StatusOr<AdapterFile> ReadWholeFile(int fd, absl::string_view path,
                                           int64_t max_bytes,
-                                          const ReadFunction& read) {
+                                          const ReadFunction& read,
+                                          const SizeCheck& check_size) {
   GRAFT_ASSIGN_OR_RETURN(const struct stat info, Inspect(fd, path));
   GRAFT_RETURN_IF_ERROR(CheckKindAndSize(info, path, max_bytes));
+  if (check_size != nullptr) GRAFT_RETURN_IF_ERROR(check_size(info.st_size));
 
   const auto size = static_cast<size_t>(info.st_size);
   // Not a vector: it would write every byte once more.

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_store.h"
@@ -43,6 +44,21 @@ TEST_F(AdapterTiersTest, InfoAndStatsTellWhereItIs) {
   EXPECT_EQ(stats.loads_failed, 1);
   EXPECT_EQ(stats.host_bytes, FileBytes());
   EXPECT_EQ(stats.device_bytes, kDeviceBytes);
+}
+
+TEST_F(AdapterTiersTest, WhatTheHostCanNeverHoldIsNotRead) {
+  MakeStore(/*on_host=*/1, 0);
+  Replace("a", FileOf("a") + "x");
+  for (const bool validate_only : {false, true}) {
+    const auto refused =
+        store_->Load({.path = "a.safetensors", .validate_only = validate_only});
+    EXPECT_THAT(refused, HasReason(ErrorReason::kAdapterCacheFull,
+                                   HasSubstr("--max_adapter_host_bytes")));
+    EXPECT_THAT(GetErrorMetadata(refused.status()),
+                Contains(Pair("wanted_bytes", absl::StrCat(FileBytes() + 1))));
+  }
+  EXPECT_EQ(reads(), 0);
+  EXPECT_THAT(Load("b"), IsOk());
 }
 
 TEST_F(AdapterTiersTest, AFullDeviceDropsWhatWasNotUsedForLongest) {
