@@ -58,8 +58,6 @@ class AdapterSource {
   // as Read, as far as they can be told without reading.
   absl::StatusOr<FileStamp> Stamp(absl::string_view path) const;
 
-  const Options& options() const { return options_; }
-
  private:
   absl::StatusOr<AdapterFile> ReadFile(int directory, absl::string_view path,
                                        int64_t max_bytes,

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/string_view.h"
 #include "server/safetensors/tensor_view.h"
 
 namespace graft {
@@ -45,9 +44,6 @@ enum class AdapterAlgorithm {
   kOft,
   kBoft,
 };
-
-// "lora", "loha", "lokr", "diff", "ia3", "glora", "oft", "boft"
-absl::string_view AdapterAlgorithmName(AdapterAlgorithm algorithm);
 
 // Which axis of W a magnitude (DoRA) or a factor (IA3) runs along.
 enum class WeightAxis { kOutput, kInput };

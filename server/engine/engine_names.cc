@@ -18,28 +18,6 @@ absl::string_view BaseFamilyName(BaseFamily family) {
   return "other";
 }
 
-absl::string_view AdapterAlgorithmName(AdapterAlgorithm algorithm) {
-  switch (algorithm) {
-    case AdapterAlgorithm::kLora:
-      return "lora";
-    case AdapterAlgorithm::kLoha:
-      return "loha";
-    case AdapterAlgorithm::kLokr:
-      return "lokr";
-    case AdapterAlgorithm::kDiff:
-      return "diff";
-    case AdapterAlgorithm::kIa3:
-      return "ia3";
-    case AdapterAlgorithm::kGlora:
-      return "glora";
-    case AdapterAlgorithm::kOft:
-      return "oft";
-    case AdapterAlgorithm::kBoft:
-      return "boft";
-  }
-  return "unknown";
-}
-
 const AdapterFactor* AdapterTarget::Find(FactorRole role) const {
   for (const AdapterFactor& factor : factors) {
     if (factor.role == role) return &factor;

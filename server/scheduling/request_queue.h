@@ -23,9 +23,6 @@ struct AcceptedRequest {
 // scheduler's mutex guards it.
 class RequestQueue {
  public:
-  bool empty() const { return requests_.empty(); }
-  int size() const { return static_cast<int>(requests_.size()); }
-
   // REQUIRES: the id is new.
   void Push(AcceptedRequest request);
 

@@ -26,7 +26,6 @@ class ModelFiles {
   // Path of a file of the folder.
   std::string Path(absl::string_view relative) const;
 
-  const std::string& folder() const { return folder_; }
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
 
   // SHA-256 over the sorted tensors: for each its canonical name, dtype, shape
