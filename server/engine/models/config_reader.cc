@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
+#include "server/common/status_macros.h"
 
 namespace graft {
 namespace {
@@ -49,6 +50,21 @@ std::string QuoteInfinities(const std::string& text) {
 
 }  // namespace
 
+absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) {
+    return Error(ErrorReason::kModelUnsupported,
+                 absl::StrCat(path, ": cannot be read"), {{"file", path}});
+  }
+  const std::string text((std::istreambuf_iterator<char>(stream)),
+                         std::istreambuf_iterator<char>());
+  Json json = Json::parse(QuoteInfinities(text), nullptr,
+                          /*allow_exceptions=*/false);
+  if (json.is_object()) return json;
+  return Error(ErrorReason::kModelUnsupported,
+               absl::StrCat(path, ": is not a JSON object"), {{"file", path}});
+}
+
 struct ConfigReader::Document {
   Json json;
   std::set<std::string> read;
@@ -64,21 +80,8 @@ struct ConfigReader::Document {
 };
 
 absl::StatusOr<ConfigReader> ConfigReader::Open(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    return Error(ErrorReason::kModelUnsupported,
-                 absl::StrCat(path, ": cannot be read"), {{"file", path}});
-  }
-  const std::string text((std::istreambuf_iterator<char>(stream)),
-                         std::istreambuf_iterator<char>());
   auto document = std::make_unique<Document>();
-  document->json = Json::parse(QuoteInfinities(text), nullptr,
-                               /*allow_exceptions=*/false);
-  if (!document->json.is_object()) {
-    return Error(ErrorReason::kModelUnsupported,
-                 absl::StrCat(path, ": is not a JSON object"),
-                 {{"file", path}});
-  }
+  GRAFT_ASSIGN_OR_RETURN(document->json, ReadJsonObject(path));
   return ConfigReader(path, std::move(document));
 }
 

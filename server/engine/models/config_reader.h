@@ -10,8 +10,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "nlohmann/json_fwd.hpp"
 
 namespace graft {
+
+// The JSON object that a file of the model holds, with infinities, which Python
+// writes as bare words, as strings. MODEL_UNSUPPORTED names the file.
+absl::StatusOr<nlohmann::json> ReadJsonObject(const std::string& path);
 
 // Reads one config.json key by key and remembers which keys were read, so that
 // nothing in it is silently ignored. Errors are MODEL_UNSUPPORTED and name the

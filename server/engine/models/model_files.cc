@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -15,6 +13,7 @@
 #include "server/common/error.h"
 #include "server/common/sha256.h"
 #include "server/common/status_macros.h"
+#include "server/engine/models/config_reader.h"
 
 namespace graft {
 namespace {
@@ -28,19 +27,9 @@ absl::Status FileError(absl::string_view path, absl::string_view problem) {
                {{"file", std::string(path)}});
 }
 
-absl::StatusOr<Json> ReadJson(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) return FileError(path, "cannot be read");
-  const std::string text((std::istreambuf_iterator<char>(stream)),
-                         std::istreambuf_iterator<char>());
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return FileError(path, "is not a JSON object");
-  return json;
-}
-
 // model_index.json says which class each component is.
 absl::Status CheckIndex(const std::string& path) {
-  GRAFT_ASSIGN_OR_RETURN(const Json index, ReadJson(path));
+  GRAFT_ASSIGN_OR_RETURN(const Json index, ReadJsonObject(path));
   const auto class_of = [&](const char* key) -> std::string {
     const auto it = index.find(key);
     if (it == index.end()) return "";
@@ -161,7 +150,7 @@ absl::Status ModelFiles::AddComponent(absl::string_view component) {
                          FindWeights(folder, component));
   if (!absl::EndsWith(path, ".json")) return AddFile(component, path, nullptr);
 
-  GRAFT_ASSIGN_OR_RETURN(const Json index, ReadJson(path));
+  GRAFT_ASSIGN_OR_RETURN(const Json index, ReadJsonObject(path));
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
     return FileError(path, "has no \"weight_map\"");
