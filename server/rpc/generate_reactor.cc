@@ -86,6 +86,7 @@ void GenerateReactor::Fail(const absl::Status& status) { End(status, {}); }
 
 void GenerateReactor::End(const absl::Status& status,
                           const GenerationSummary& summary) {
+  Next next;
   {
     absl::MutexLock lock(&mu_);
     if (status.ok()) {
@@ -96,8 +97,9 @@ void GenerateReactor::End(const absl::Status& status,
     ending_ = status;
     generation_.reset();
     observer_.reset();
+    next = NextLocked();
   }
-  Advance();
+  Act(next);
 }
 
 void GenerateReactor::Leave() {
@@ -114,55 +116,49 @@ void GenerateReactor::Leave() {
 
 template <typename Change>
 void GenerateReactor::Buffer(const Change& change) {
+  Next next;
   {
     absl::MutexLock lock(&mu_);
     change(*buffer_);
+    next = NextLocked();
   }
-  Advance();
+  Act(next);
 }
 
 GenerateReactor::Next GenerateReactor::NextLocked() {
-  if (writing_ || finished_) return Next::kNothing;
+  if (writing_ || finished_) return {};
   if (!broken_ && buffer_.has_value()) {
     if (auto message = buffer_->Next(); message.has_value()) {
       message_ = *std::move(message);
       writing_ = true;
       write_began_ = std::chrono::steady_clock::now();
       if (!timer_runs_) StartTimer(write_began_);
-      return Next::kWrite;
+      return {Next::kWrite};
     }
   }
-  if (!ending_.has_value()) return Next::kNothing;
+  if (!ending_.has_value()) return {};
   if (timer_runs_) {
     timer_->Cancel();  // OnTimer goes on; no harm in a second time
-    return Next::kNothing;
+    return {};
   }
   finished_ = true;
-  return Next::kFinish;
+  if (ending_->ok() && broken_) {
+    return {Next::kFinish,
+            Error(ErrorReason::kClientCancelled,
+                  "the client went away before it had read everything")};
+  }
+  return {Next::kFinish, *ending_};
 }
 
-void GenerateReactor::Advance() {
-  Next next = Next::kNothing;
-  absl::Status status;
-  {
-    absl::MutexLock lock(&mu_);
-    next = NextLocked();
-    if (next == Next::kFinish) {
-      status = *ending_;
-      if (status.ok() && broken_) {
-        status = Error(ErrorReason::kClientCancelled,
-                       "the client went away before it had read everything");
-      }
-    }
-  }
-  switch (next) {
+void GenerateReactor::Act(const Next& next) {
+  switch (next.kind) {
     case Next::kNothing:
       break;
     case Next::kWrite:
       StartWrite(&message_);
       break;
     case Next::kFinish:
-      Finish(call_.Finish(status));
+      Finish(call_.Finish(next.ending));
       break;
   }
 }
@@ -172,13 +168,17 @@ void GenerateReactor::StartTimer(SteadyTime began) {
   const absl::Duration left = write_timeout_ - absl::FromChrono(passed);
   timer_runs_ = true;
   // A new one, as this may be called by the old one's callback. Not self_: the
-  // timer would keep the reactor that owns it; it reports before Finish, and so
-  // before OnDone.
+  // timer would keep the reactor that owns it for ever. The callback holds it
+  // only while it runs; it is there until then, as the stream is not finished
+  // while timer_runs_.
   timer_ = std::make_unique<grpc::Alarm>();
   timer_->Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                            gpr_time_from_nanos(absl::ToInt64Nanoseconds(left),
                                                GPR_TIMESPAN)),
-              [this](bool expired) { OnTimer(expired); });
+              [weak = std::weak_ptr<GenerateReactor>(self_)](bool expired) {
+                const std::shared_ptr<GenerateReactor> self = weak.lock();
+                if (self != nullptr) self->OnTimer(expired);
+              });
 }
 
 void GenerateReactor::OnTimer(bool expired) {
@@ -198,20 +198,24 @@ void GenerateReactor::OnTimer(bool expired) {
     Leave();
     context_->TryCancel();  // ends the write
   }
+  Next next;
   {
     absl::MutexLock lock(&mu_);
     timer_runs_ = false;
+    next = NextLocked();
   }
-  Advance();
+  Act(next);
 }
 
 void GenerateReactor::OnWriteDone(bool ok) {
+  Next next;
   {
     absl::MutexLock lock(&mu_);
     writing_ = false;
     if (!ok) broken_ = true;
+    next = NextLocked();
   }
-  Advance();
+  Act(next);
 }
 
 void GenerateReactor::OnCancel() { Leave(); }

@@ -27,11 +27,12 @@ namespace graft {
 // client that goes away, or does not read for write_timeout, leaves the
 // generation, and the stream ends when that has said so.
 //
-// NextLocked() alone decides what happens next, under the lock; Advance() acts
-// on it after the lock is released.
+// NextLocked() alone decides what happens next, under the lock; Act() does it
+// after the lock is released. As soon as that lock is released another thread
+// may finish the stream, so whoever comes here holds the reactor until he
+// leaves: gRPC until OnDone, the generation's observer, and the timer.
 //
-// Order of calls: Create, then either Fail or Listen. Thread-safe. Kept alive
-// by gRPC until OnDone, and by the generation.
+// Order of calls: Create, then either Fail or Listen. Thread-safe.
 class GenerateReactor
     : public grpc::ServerWriteReactor<v1::GenerateImageResponse> {
  public:
@@ -56,7 +57,12 @@ class GenerateReactor
 
  private:
   class Observer;
-  enum class Next { kNothing, kWrite, kFinish };
+  // What to do when the lock is released.
+  struct Next {
+    enum Kind { kNothing, kWrite, kFinish };
+    Kind kind = kNothing;
+    absl::Status ending = {};  // of kFinish
+  };
   using SteadyTime = std::chrono::steady_clock::time_point;
 
   GenerateReactor(const RpcEnvironment& environment,
@@ -65,7 +71,7 @@ class GenerateReactor
 
   // The only chooser.
   Next NextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Advance() ABSL_LOCKS_EXCLUDED(mu_);
+  void Act(const Next& next) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Changes the buffer, then writes if that is possible.
   template <typename Change>
@@ -78,7 +84,8 @@ class GenerateReactor
   void End(const absl::Status& status, const GenerationSummary& summary)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Has OnTimer called when a write that began at `began` has taken too long.
+  // Has OnTimer called when a write that began at `began` has taken too long;
+  // the reactor stays until OnTimer returns.
   void StartTimer(SteadyTime began) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnTimer(bool expired) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -98,8 +105,8 @@ class GenerateReactor
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   SteadyTime write_began_ ABSL_GUARDED_BY(mu_);
   // One timer for many writes: it looks whether that of the moment is too old,
-  // and goes on. It is stopped, and has said so, before Finish: afterwards the
-  // context may be gone.
+  // and goes on. It is stopped, and has said so (timer_runs_), before Finish:
+  // afterwards the context may be gone. The reactor outlives its callback.
   std::unique_ptr<grpc::Alarm> timer_ ABSL_GUARDED_BY(mu_);
   bool timer_runs_ ABSL_GUARDED_BY(mu_) = false;
   bool broken_ ABSL_GUARDED_BY(mu_) = false;  // a write failed: no more writes

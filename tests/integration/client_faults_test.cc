@@ -254,6 +254,33 @@ TEST_F(StoppedReadersTest, HoldUpNobodyElse) {
   }
 }
 
+class ShortWriteTimeoutTest : public ClientFaultsTest {
+ protected:
+  ShortWriteTimeoutTest()
+      : ClientFaultsTest([](DaemonOptions& options) {
+          options.transport.write_timeout = absl::Microseconds(200);
+        }) {}
+};
+
+// The timer of a stream fires just when the stream ends: a race for the
+// sanitizers to see.
+TEST_F(ShortWriteTimeoutTest, TimersFireAsStreamsEnd) {
+  std::vector<std::thread> clients;
+  for (uint64_t i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      GraftClient client({.server = daemon_.address()});
+      for (int request = 0; request < Disconnects(); ++request) {
+        const absl::Status status =
+            client.Generate(Request(i), [](const v1::GenerateImageResponse&) {})
+                .status();
+        EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  while (daemon_.engine().live_generations() > 0) std::this_thread::yield();
+}
+
 class FullQueueTest : public ClientFaultsTest {
  protected:
   FullQueueTest()
