@@ -36,7 +36,8 @@ class GenerateReactor::Observer : public GenerationObserver {
       buffer.AddPreview(image_index, step, steps, std::move(png));
     });
   }
-  void OnImage(int image_index, std::string png) override {
+  void OnImage(int image_index,
+               std::shared_ptr<const std::string> png) override {
     reactor_->Buffer([&](ReplyBuffer& buffer) {
       buffer.AddImage(image_index, std::move(png));
     });
@@ -68,17 +69,22 @@ GenerateReactor::GenerateReactor(const RpcEnvironment& environment,
             request.request_id()) {}
 
 void GenerateReactor::Listen(
-    const std::shared_ptr<SharedGeneration>& generation) {
+    const std::shared_ptr<SharedGeneration>& generation,
+    SharedGeneration::Place place) {
   const auto observer = std::make_shared<Observer>(self_);
-  bool left = false;
   {
     absl::MutexLock lock(&mu_);
     buffer_.emplace(call_.context().request_id, generation->first_seed());
     generation_ = generation;
     observer_ = observer;
-    left = left_;
+    place_ = std::move(place);
   }
   generation->Join(observer);
+  bool left = false;
+  {
+    absl::MutexLock lock(&mu_);
+    left = left_;  // perhaps before there was anything to leave
+  }
   if (left) generation->Leave(observer.get());
 }
 

@@ -43,9 +43,10 @@ class GenerateReactor
 
   RpcCall& call() { return call_; }
 
-  // Streams what `generation` reports. REQUIRES: called at most once.
-  void Listen(const std::shared_ptr<SharedGeneration>& generation)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  // Streams what `generation` reports; `place` is one of it. REQUIRES: called
+  // at most once.
+  void Listen(const std::shared_ptr<SharedGeneration>& generation,
+              SharedGeneration::Place place) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Ends the stream with an error, before any result.
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
@@ -100,6 +101,8 @@ class GenerateReactor
   absl::Mutex mu_;
   std::shared_ptr<SharedGeneration> generation_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<Observer> observer_ ABSL_GUARDED_BY(mu_);  // of generation_
+  // To the end, which a client that reads slowly puts off.
+  SharedGeneration::Place place_ ABSL_GUARDED_BY(mu_);
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<ReplyBuffer> buffer_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

@@ -2,7 +2,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "server/common/error.h"
+#include "server/common/status_macros.h"
 
 namespace graft {
 namespace {
@@ -11,13 +13,17 @@ namespace {
 // count for nothing.
 constexpr int64_t kEntryBytes = 4096;
 
+absl::Status IdOfAnother(absl::string_view request_id) {
+  return InvalidField(
+      "request_id",
+      absl::StrCat("\"", request_id,
+                   "\" is the id of another request; choose a new one for "
+                   "each, a UUID for choice"));
+}
+
 std::string RecipeOf(v1::GenerateImageRequest request) {
   request.clear_request_id();
   return request.SerializeAsString();
-}
-
-bool IsCancelled(const SharedGeneration& generation) {
-  return generation.cancel_flag()->load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -29,18 +35,19 @@ absl::StatusOr<GenerationRegistry::Admission> GenerationRegistry::Admit(
   std::string recipe = RecipeOf(request);
   absl::MutexLock lock(&mu_);
   const auto known = entries_.find(key);
-  const bool usable =
-      known != entries_.end() &&
-      (known->second.finished || !IsCancelled(*known->second.generation));
-  if (usable) {
-    if (known->second.recipe == recipe) {
-      return Admission{known->second.generation, /*is_new=*/false};
+  if (known != entries_.end()) {
+    const Entry& entry = known->second;
+    if (!entry.own_id || entry.recipe != recipe) {
+      if (entry.generation->wanted()) return IdOfAnother(request_id);
+    } else {
+      absl::StatusOr<SharedGeneration::Place> place =
+          entry.generation->TakePlace();
+      if (place.ok()) {
+        return Admission{entry.generation, *std::move(place),
+                         /*is_new=*/false};
+      }
+      if (entry.generation->wanted()) return place.status();
     }
-    return InvalidField(
-        "request_id",
-        absl::StrCat("\"", request_id,
-                     "\" is the id of another request; choose a new one for "
-                     "each, a UUID for choice"));
   }
   // An id that the server made is unknown to anybody who could send it again.
   const bool keeps = !request.request_id().empty();
@@ -52,8 +59,11 @@ absl::StatusOr<GenerationRegistry::Admission> GenerationRegistry::Admit(
         OnDone(key, done, /*keep=*/keeps && status.ok());
         on_finished_(status, summary);
       });
-  entries_[key] = {generation, std::move(recipe), /*finished=*/false};
-  return Admission{generation, /*is_new=*/true};
+  GRAFT_ASSIGN_OR_RETURN(SharedGeneration::Place place,
+                         generation->TakePlace());
+  entries_[key] = {generation, std::move(recipe), /*own_id=*/keeps,
+                   /*finished=*/false};
+  return Admission{generation, std::move(place), /*is_new=*/true};
 }
 
 bool GenerationRegistry::Cancel(const std::string& tenant,

@@ -31,6 +31,8 @@ class GenerationRegistry {
   // A request and its place.
   struct Admission {
     std::shared_ptr<SharedGeneration> generation;
+    // The caller's: to Join with at once.
+    SharedGeneration::Place place;
     // The caller sees to it that the request runs, or calls OnDone with an
     // error. False: it runs or has run.
     bool is_new = false;
@@ -50,8 +52,10 @@ class GenerationRegistry {
 
   // The request of `tenant` with this id: a new one with `first_seed`, or the
   // one that is known, if it is the same request. INVALID_FIELD (field
-  // "request_id") if it is another. A request that was cancelled or has failed
-  // is not known. The registry outlives the generations that it gives.
+  // "request_id") if it is another, or one whose id the server made: nothing of
+  // that is kept for those who come later. QUEUE_FULL if too many streams have
+  // joined it. A request that was cancelled or has failed is not known. The
+  // registry outlives the generations that it gives.
   absl::StatusOr<Admission> Admit(const std::string& tenant,
                                   const std::string& request_id,
                                   const v1::GenerateImageRequest& request,
@@ -65,7 +69,8 @@ class GenerationRegistry {
   using Key = std::pair<std::string, std::string>;  // tenant, id
   struct Entry {
     std::shared_ptr<SharedGeneration> generation;
-    std::string recipe;  // the request without its id
+    std::string recipe;   // the request without its id
+    bool own_id = false;  // its client chose the id
     bool finished = false;
   };
 

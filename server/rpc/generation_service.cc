@@ -190,11 +190,11 @@ absl::Status GenerationServiceImpl::Start(
                                    /*fresh_seed=*/std::random_device()()));
   RpcContext& rpc = reactor.call().context();
   rpc.adapters = DescribeAdapters(checked.adapters);
-  GRAFT_ASSIGN_OR_RETURN(const GenerationRegistry::Admission admission,
+  GRAFT_ASSIGN_OR_RETURN(GenerationRegistry::Admission admission,
                          registry_.Admit(rpc.tenant, rpc.request_id, request,
                                          checked.params.seed));
   const std::shared_ptr<SharedGeneration>& generation = admission.generation;
-  reactor.Listen(generation);
+  reactor.Listen(generation, std::move(admission.place));
   if (admission.is_new) {
     const absl::Status submitted =
         SubmitOrLoad(*backend, std::move(checked), rpc, generation);

@@ -41,7 +41,8 @@ void ReplyBuffer::AddPreview(int image_index, int step, int steps,
   preview.set_png(std::move(png));
 }
 
-void ReplyBuffer::AddImage(int image_index, std::string png) {
+void ReplyBuffer::AddImage(int image_index,
+                           std::shared_ptr<const std::string> png) {
   Entry entry;
   entry.png = std::move(png);
   entry.image_index = image_index;
@@ -55,9 +56,10 @@ void ReplyBuffer::AddFinished(const GenerationSummary& summary) {
 std::optional<v1::GenerateImageResponse> ReplyBuffer::Next() {
   if (entries_.empty()) return std::nullopt;
   Entry& entry = entries_.front();
+  const bool is_image = entry.png != nullptr;
   v1::GenerateImageResponse message =
-      entry.png.empty() ? std::move(entry.message) : NextChunk(entry);
-  if (entry.sent == entry.png.size()) entries_.pop_front();
+      is_image ? NextChunk(entry) : std::move(entry.message);
+  if (!is_image || entry.sent == entry.png->size()) entries_.pop_front();
   message.set_request_id(request_id_);
   return message;
 }
@@ -66,7 +68,7 @@ void ReplyBuffer::DropBehindImages(
     absl::FunctionRef<bool(const v1::GenerateImageResponse&)> matches) {
   const auto behind =
       std::find_if(entries_.rbegin(), entries_.rend(), [](const Entry& entry) {
-        return !entry.png.empty();
+        return entry.png != nullptr;
       }).base();
   entries_.erase(std::remove_if(behind, entries_.end(),
                                 [&](const Entry& entry) {
@@ -81,15 +83,15 @@ v1::GenerateImageResponse& ReplyBuffer::AddMessage() {
 }
 
 v1::GenerateImageResponse ReplyBuffer::NextChunk(Entry& entry) const {
-  const size_t size = std::min(kMaxChunkBytes, entry.png.size() - entry.sent);
+  const size_t size = std::min(kMaxChunkBytes, entry.png->size() - entry.sent);
   v1::GenerateImageResponse message;
   v1::ImageChunk& chunk = *message.mutable_image();
   chunk.set_image_index(static_cast<uint32_t>(entry.image_index));
-  chunk.set_data(entry.png.data() + entry.sent, size);
+  chunk.set_data(entry.png->data() + entry.sent, size);
   entry.sent += size;
-  chunk.set_last(entry.sent == entry.png.size());
+  chunk.set_last(entry.sent == entry.png->size());
   chunk.set_seed(first_seed_ + static_cast<uint64_t>(entry.image_index));
-  chunk.set_total_bytes(entry.png.size());
+  chunk.set_total_bytes(entry.png->size());
   return message;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -16,8 +17,8 @@ namespace graft {
 // What waits to be written to one client of GenerateImage, in the order in
 // which it is to be written. A slow client's backlog is bounded: a new place in
 // the queue, progress or preview replaces an old one that was not yet taken,
-// and images number at most `count`. Thread-compatible: the reactor's mutex
-// guards it.
+// and images number at most `count`, whose bytes are shared with the other
+// clients that wait for them. Thread-compatible: the reactor's mutex guards it.
 class ReplyBuffer {
  public:
   // Bytes of image data in one message.
@@ -31,7 +32,7 @@ class ReplyBuffer {
   void AddStarted();
   void AddProgress(int image_index, int step, int steps);
   void AddPreview(int image_index, int step, int steps, std::string png);
-  void AddImage(int image_index, std::string png);
+  void AddImage(int image_index, std::shared_ptr<const std::string> png);
   void AddFinished(const GenerationSummary& summary);
 
   // Drops everything: the stream ends with an error.
@@ -44,8 +45,8 @@ class ReplyBuffer {
   // Either a whole message, or the rest of an image.
   struct Entry {
     v1::GenerateImageResponse message;
-    std::string png;  // empty: `message` is the event
-    size_t sent = 0;  // bytes of png
+    std::shared_ptr<const std::string> png;  // null: `message` is the event
+    size_t sent = 0;                         // bytes of png
     int image_index = 0;
   };
 

@@ -2,6 +2,7 @@
 #define GRAFT_SERVER_SCHEDULING_GENERATION_OBSERVER_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -68,8 +69,9 @@ class GenerationObserver {
   virtual void OnPreview(int image_index, int step, int steps,
                          std::string png) = 0;
 
-  // One image is complete, as a PNG file.
-  virtual void OnImage(int image_index, std::string png) = 0;
+  // One image is complete, as a PNG file, whose bytes all who hear of it share.
+  virtual void OnImage(int image_index,
+                       std::shared_ptr<const std::string> png) = 0;
 
   // All is over. With an error, images may be missing, and `summary` tells what
   // was reached.

@@ -1,6 +1,7 @@
 #include "server/scheduling/request_replies.h"
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -158,7 +159,8 @@ void RequestReplies::RunJob(EncodeJob job) {
     if (step > 0) {
       observer.OnPreview(index, step, steps, std::move(png));
     } else {
-      observer.OnImage(index, std::move(png));
+      observer.OnImage(index,
+                       std::make_shared<const std::string>(std::move(png)));
     }
   });
 }

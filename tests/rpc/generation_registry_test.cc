@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -40,8 +41,12 @@ class GenerationRegistryTest : public testing::Test {
     generation.OnQueued(0, absl::ZeroDuration());
     generation.OnStarted();
     generation.OnProgress(0, 1, 2);
-    generation.OnImage(0, std::move(image));
+    generation.OnImage(0, Png(std::move(image)));
     generation.OnDone(absl::OkStatus(), {});
+  }
+
+  static std::shared_ptr<const std::string> Png(std::string bytes) {
+    return std::make_shared<const std::string>(std::move(bytes));
   }
 
   int finished_ = 0;
@@ -68,10 +73,10 @@ TEST_F(GenerationRegistryTest, WhoJoinsHearsAllButOldProgress) {
   generation.OnQueued(2, absl::Seconds(3));
   generation.OnStarted();
   generation.OnProgress(0, 1, 2);
-  generation.OnImage(0, "first");
-  generation.Join(late);
+  generation.OnImage(0, Png("first"));
+  Admit(Request("id")).generation->Join(late);
   generation.OnProgress(1, 1, 2);
-  generation.OnImage(1, "second");
+  generation.OnImage(1, Png("second"));
   GenerationSummary summary;
   summary.truncated_tokens = 5;
   generation.OnDone(absl::OkStatus(), summary);
@@ -168,7 +173,7 @@ TEST_F(GenerationRegistryTest, LastListenerWhoLeavesCancels) {
   const auto one = std::make_shared<RecordingObserver>();
   const auto other = std::make_shared<RecordingObserver>();
   admission.generation->Join(one);
-  admission.generation->Join(other);
+  Admit(Request("id")).generation->Join(other);
   admission.generation->Leave(one.get());
   EXPECT_THAT(one->Wait(), HasReason(ErrorReason::kClientCancelled));
   EXPECT_FALSE(admission.generation->cancel_flag()->load());
@@ -180,6 +185,115 @@ TEST_F(GenerationRegistryTest, LastListenerWhoLeavesCancels) {
                                {});
   EXPECT_TRUE(other->done());
   admission.generation->Leave(other.get());  // too late: nothing happens
+}
+
+TEST_F(GenerationRegistryTest, IdThatTheServerMadeCannotBeJoined) {
+  const auto admission = registry_.Admit("default", "made", Request(""), 7);
+  ASSERT_THAT(admission, IsOk());
+  EXPECT_THAT(registry_.Admit("default", "made", Request("made"), 7),
+              HasReason(ErrorReason::kInvalidField, HasSubstr("\"made\"")));
+  EXPECT_TRUE(registry_.Cancel("default", "made"));
+  EXPECT_TRUE(Admit(Request("made")).is_new);
+}
+
+// Who was admitted hears the images, whatever the others do before he listens.
+TEST_F(GenerationRegistryTest, LeavingDoesNotCancelForThoseWhoAreAboutToJoin) {
+  const auto first = Admit(Request("id"));
+  const auto leaver = std::make_shared<RecordingObserver>();
+  first.generation->Join(leaver);
+  const auto second = Admit(Request("id"));
+  first.generation->Leave(leaver.get());
+  EXPECT_FALSE(first.generation->cancel_flag()->load());
+  EXPECT_THAT(leaver->Wait(), HasReason(ErrorReason::kClientCancelled));
+  const auto listener = std::make_shared<RecordingObserver>();
+  second.generation->Join(listener);
+  Succeed(*first.generation);
+  EXPECT_THAT(listener->Wait(), IsOk());
+  EXPECT_EQ(listener->images().at(0), "png");
+}
+
+TEST_F(GenerationRegistryTest, RequestThatAllHaveLeftIsBegunAnew) {
+  const auto first = Admit(Request("id"));
+  const auto leaver = std::make_shared<RecordingObserver>();
+  first.generation->Join(leaver);
+  first.generation->Leave(leaver.get());
+  EXPECT_TRUE(Admit(Request("id")).is_new);
+}
+
+// Leaves as it hears the end, as a client may.
+class LeavingObserver : public RecordingObserver {
+ public:
+  explicit LeavingObserver(SharedGeneration* generation)
+      : generation_(generation) {}
+  void OnDone(const absl::Status& status,
+              const GenerationSummary& summary) override {
+    RecordingObserver::OnDone(status, summary);  // dies the second time
+    generation_->Leave(this);
+  }
+
+ private:
+  SharedGeneration* const generation_;
+};
+
+TEST_F(GenerationRegistryTest, EndIsHeardOnceByWhoLeavesWithIt) {
+  const auto first = Admit(Request("id"));
+  const auto one = std::make_shared<LeavingObserver>(first.generation.get());
+  const auto other = std::make_shared<LeavingObserver>(first.generation.get());
+  first.generation->Join(one);
+  Admit(Request("id")).generation->Join(other);
+  Succeed(*first.generation);
+  EXPECT_THAT(one->Wait(), IsOk());
+  EXPECT_THAT(other->Wait(), IsOk());
+}
+
+TEST_F(GenerationRegistryTest, StreamsOfARequestAreBounded) {
+  auto first = Admit(Request("id"));
+  std::vector<SharedGeneration::Place> places = {std::move(first.place)};
+  first.generation->Join(std::make_shared<RecordingObserver>());
+  while (places.size() < size_t{SharedGeneration::kMaxStreams}) {
+    auto admission = Admit(Request("id"));
+    admission.generation->Join(std::make_shared<RecordingObserver>());
+    places.push_back(std::move(admission.place));
+  }
+  const auto full = registry_.Admit("default", "id", Request("id"), 7);
+  EXPECT_THAT(full, HasReason(ErrorReason::kQueueFull));
+  EXPECT_TRUE(GetRetryDelay(full.status()).has_value());
+  // Those that have heard all, but are still being read, count, too.
+  Succeed(*first.generation);
+  EXPECT_THAT(registry_.Admit("default", "id", Request("id"), 7),
+              HasReason(ErrorReason::kQueueFull));
+  places.pop_back();
+  EXPECT_FALSE(Admit(Request("id")).is_new);
+}
+
+// What waits to be read by many is one copy.
+TEST_F(GenerationRegistryTest, ListenersShareTheBytesOfImages) {
+  const auto admission = Admit(Request("id"));
+  const std::shared_ptr<const std::string> png = Png("png");
+  class Keeper : public RecordingObserver {
+   public:
+    void OnImage(int, std::shared_ptr<const std::string> bytes) override {
+      bytes_ = std::move(bytes);
+    }
+    std::shared_ptr<const std::string> bytes_;
+  };
+  const auto early = std::make_shared<Keeper>();
+  admission.generation->Join(early);
+  admission.generation->OnImage(0, png);
+  admission.generation->OnDone(absl::OkStatus(), {});
+  const auto late = std::make_shared<Keeper>();
+  Admit(Request("id")).generation->Join(late);
+  EXPECT_EQ(early->bytes_, png);
+  EXPECT_EQ(late->bytes_, png);
+}
+
+// A finished request lets go of those who have heard it.
+TEST_F(GenerationRegistryTest, ReplayKeepsNoListener) {
+  Succeed(*Admit(Request("id")).generation);
+  const auto listener = std::make_shared<RecordingObserver>();
+  Admit(Request("id")).generation->Join(listener);
+  EXPECT_THAT(listener->Wait(), IsOk());
+  EXPECT_EQ(listener.use_count(), 1);
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 #include "server/rpc/reply_buffer.h"
 
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -16,6 +19,10 @@ class ReplyBufferTest : public testing::Test {
     std::optional<v1::GenerateImageResponse> message = buffer_.Next();
     EXPECT_TRUE(message.has_value());
     return message.value_or(v1::GenerateImageResponse());
+  }
+
+  static std::shared_ptr<const std::string> Png(std::string bytes) {
+    return std::make_shared<const std::string>(std::move(bytes));
   }
 
   ReplyBuffer buffer_{"request-1", /*first_seed=*/~uint64_t{0}};
@@ -67,7 +74,7 @@ TEST_F(ReplyBufferTest, BacklogOfASlowClientIsTheNewestOfEachKind) {
 
 TEST_F(ReplyBufferTest, ImageComesInChunksOfAtMostOneMebibyte) {
   const std::string png(2 * ReplyBuffer::kMaxChunkBytes + 5, 'p');
-  buffer_.AddImage(1, png);
+  buffer_.AddImage(1, Png(png));
   std::string received;
   for (int i = 0; i < 3; ++i) {
     const v1::ImageChunk chunk = Take().image();
@@ -82,15 +89,26 @@ TEST_F(ReplyBufferTest, ImageComesInChunksOfAtMostOneMebibyte) {
   EXPECT_FALSE(buffer_.Next().has_value());
 }
 
+TEST_F(ReplyBufferTest, BuffersShareAnImage) {
+  const auto png = Png(std::string(2 * ReplyBuffer::kMaxChunkBytes, 'p'));
+  std::vector<ReplyBuffer> buffers(16, ReplyBuffer("replay", 0));
+  for (ReplyBuffer& buffer : buffers) buffer.AddImage(0, png);
+  EXPECT_EQ(png.use_count(), 17);
+  for (ReplyBuffer& buffer : buffers) {
+    while (buffer.Next().has_value()) continue;
+  }
+  EXPECT_EQ(png.use_count(), 1);
+}
+
 TEST_F(ReplyBufferTest, ImageOfExactlyOneChunkIsOneMessage) {
-  buffer_.AddImage(0, std::string(ReplyBuffer::kMaxChunkBytes, 'p'));
+  buffer_.AddImage(0, Png(std::string(ReplyBuffer::kMaxChunkBytes, 'p')));
   EXPECT_TRUE(Take().image().last());
   EXPECT_FALSE(buffer_.Next().has_value());
 }
 
 TEST_F(ReplyBufferTest, ProgressDoesNotOvertakeAnImage) {
   buffer_.AddProgress(0, 20, 20);
-  buffer_.AddImage(0, "png");
+  buffer_.AddImage(0, Png("png"));
   buffer_.AddProgress(1, 1, 20);
   EXPECT_EQ(Take().progress().image_index(), 0u);
   EXPECT_TRUE(Take().has_image());
@@ -116,7 +134,7 @@ TEST_F(ReplyBufferTest, FinishedTellsTheSummary) {
 
 TEST_F(ReplyBufferTest, ClearDropsEverything) {
   buffer_.AddStarted();
-  buffer_.AddImage(0, "png");
+  buffer_.AddImage(0, Png("png"));
   buffer_.Clear();
   EXPECT_FALSE(buffer_.Next().has_value());
 }

@@ -2,6 +2,7 @@
 #define GRAFT_TESTS_TESTING_RECORDING_OBSERVER_H_
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -34,10 +35,11 @@ class RecordingObserver : public GenerationObserver {
     last_preview_ = std::move(png);
     if (!previewed_.HasBeenNotified()) previewed_.Notify();
   }
-  void OnImage(int image_index, std::string png) override {
+  void OnImage(int image_index,
+               std::shared_ptr<const std::string> png) override {
     Record(absl::StrCat("image ", image_index));
     absl::MutexLock lock(&mu_);
-    images_[image_index] = std::move(png);
+    images_[image_index] = *png;
   }
   void OnDone(const absl::Status& status,
               const GenerationSummary& summary) override {
