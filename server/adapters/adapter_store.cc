@@ -182,20 +182,42 @@ AdapterStore::~AdapterStore() = default;
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterStore::Load(
     const LoadRequest& request) {
-  const absl::StatusOr<LoadResult> result = LoadFor(LoadCause::kAsked, request);
+  const absl::StatusOr<LoadResult> result =
+      *LoadFor(LoadCause::kAsked, request, nullptr);
   if (!request.validate_only) CountLoad(result);
   return result;
 }
 
-absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadFor(
-    LoadCause cause, const LoadRequest& request) {
+void AdapterStore::Load(const LoadRequest& request, Executor* executor,
+                        LoadDone done) {
+  const std::optional<absl::StatusOr<LoadResult>> result =
+      LoadFor(LoadCause::kAsked, request, [this, request, executor, done] {
+        executor->Run(
+            [this, request, executor, done] { Load(request, executor, done); });
+      });
+  if (!result.has_value()) return;
+  if (!request.validate_only) CountLoad(*result);
+  done(*result);
+}
+
+std::optional<int64_t> AdapterStore::Reserve(
+    const std::string& name, const std::string& path,
+    const AdapterCache::Continuation& again) {
+  if (again == nullptr) return registry_->BeginLoad(name, path);
+  return registry_->TryBeginLoad(name, path, again);
+}
+
+std::optional<absl::StatusOr<AdapterStore::LoadResult>> AdapterStore::LoadFor(
+    LoadCause cause, const LoadRequest& request,
+    const AdapterCache::Continuation& again) {
   GRAFT_ASSIGN_OR_RETURN(const std::string name, CheckRequest(request));
   if (request.validate_only) {
     return LoadReserved(cause, request, name, nullptr, nullptr);
   }
   // One load of a name at a time: the second finds what the first has loaded.
-  Reservation reservation(registry_.get(), name,
-                          registry_->BeginLoad(name, request.path));
+  const std::optional<int64_t> id = Reserve(name, request.path, again);
+  if (!id.has_value()) return std::nullopt;
+  Reservation reservation(registry_.get(), name, *id);
   return LoadReserved(cause, request, name, &reservation, nullptr);
 }
 
@@ -401,9 +423,7 @@ std::optional<absl::Status> AdapterStore::Autoload(
       .expected_sha256 = acquisition.sha256};
   GRAFT_ASSIGN_OR_RETURN(const std::string name, CheckRequest(request));
   while (true) {
-    const std::optional<int64_t> id =
-        again == nullptr ? registry_->BeginLoad(name, request.path)
-                         : registry_->TryBeginLoad(name, request.path, again);
+    const std::optional<int64_t> id = Reserve(name, request.path, again);
     if (!id.has_value()) return std::nullopt;
     AdapterHandle& loaded = acquisition.handle;
     absl::StatusOr<LoadResult> result;
@@ -459,9 +479,10 @@ void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
   }
   // Before it is tried: it is tried once.
   registry_->Confirm(watched.name, *stamp, /*asked_for=*/false);
-  const absl::StatusOr<LoadResult> result = LoadFor(
+  const absl::StatusOr<LoadResult> result = *LoadFor(
       LoadCause::kFileChanged,
-      {.path = watched.path, .name = watched.name, .allow_replace = true});
+      {.path = watched.path, .name = watched.name, .allow_replace = true},
+      nullptr);
   CountLoad(result);
   if (!result.ok()) {
     report.failures.emplace_back(watched.name, result.status());

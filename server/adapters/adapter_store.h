@@ -145,6 +145,13 @@ class AdapterStore {
   // state in the result stays kLoading.
   absl::StatusOr<LoadResult> Load(const LoadRequest& request);
 
+  // The same for one of many callers: while another load of this name is under
+  // way, no thread waits for that. Blocks on its own load only, on this thread
+  // or, after waiting, on one of `executor`; there it calls `done`, once,
+  // perhaps before it returns. `executor` runs until then.
+  using LoadDone = std::function<void(absl::StatusOr<LoadResult>)>;
+  void Load(const LoadRequest& request, Executor* executor, LoadDone done);
+
   // From now on Acquire answers ADAPTER_NOT_FOUND for the name. Calls `done`
   // once: when the last handle is gone, on the thread that drops it, or before
   // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
@@ -216,11 +223,18 @@ class AdapterStore {
   AdapterStore(const AdapterSource* source, const Engine* engine,
                const Options& options, std::unique_ptr<AdapterParser> parser);
 
-  // Load, for whatever cause.
-  absl::StatusOr<LoadResult> LoadFor(LoadCause cause,
-                                     const LoadRequest& request);
+  // Load, for whatever cause. While another load of this name is under way,
+  // waits, or, with `again`, returns nullopt, and `again` is called afterwards.
+  std::optional<absl::StatusOr<LoadResult>> LoadFor(
+      LoadCause cause, const LoadRequest& request,
+      const AdapterCache::Continuation& again);
 
-  // The same, for `name`, which CheckRequest gave. `reservation`: of it; null
+  // The id of a load of `path` under `name`; `again` as above.
+  std::optional<int64_t> Reserve(const std::string& name,
+                                 const std::string& path,
+                                 const AdapterCache::Continuation& again);
+
+  // LoadFor, for `name`, which CheckRequest gave. `reservation`: of it; null
   // for validate_only. `handle`, if not null, becomes one of what was loaded;
   // it stays empty if that was already_loaded.
   absl::StatusOr<LoadResult> LoadReserved(LoadCause cause,
@@ -245,9 +259,8 @@ class AdapterStore {
   absl::StatusOr<ParsedAdapter> Parse(const AdapterFile& file,
                                       const LoadRequest& request) const;
 
-  // Takes `acquisition` as far as it goes. `again` as AdapterRegistry::
-  // TryBeginLoad has it; null: waits. After nullopt the acquisition is in other
-  // hands.
+  // Takes `acquisition` as far as it goes. `again` as above. After nullopt the
+  // acquisition is in other hands.
   std::optional<absl::Status> TryAcquire(
       Acquisition& acquisition, const AdapterCache::Continuation& again);
   // The same, and ends it or lets it go on later.

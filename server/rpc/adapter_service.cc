@@ -27,14 +27,20 @@ v1::Adapter Describe(const Backend& backend, const AdapterInfo& info) {
                  backend.scheduler->resident());
 }
 
-// Reads the file and fills in the response. Blocks.
-absl::Status Load(const Backend& backend, const v1::LoadAdapterRequest& request,
-                  v1::LoadAdapterResponse& response) {
-  GRAFT_ASSIGN_OR_RETURN(const AdapterStore::LoadResult result,
-                         backend.adapters->Load(FromProto(request)));
-  *response.mutable_adapter() = Describe(backend, result.adapter);
-  response.set_already_loaded(result.already_loaded);
-  return absl::OkStatus();
+// Reads the file and fills in the response. Blocks, but leaves the loader's
+// threads to others while another load of the same name is under way.
+void Load(const Backend& backend, const v1::LoadAdapterRequest& request,
+          v1::LoadAdapterResponse& response, UnaryDone done) {
+  backend.adapters->Load(
+      FromProto(request), backend.loader,
+      [&backend, &response, done = std::move(done)](
+          const absl::StatusOr<AdapterStore::LoadResult>& result) {
+        if (result.ok()) {
+          *response.mutable_adapter() = Describe(backend, result->adapter);
+          response.set_already_loaded(result->already_loaded);
+        }
+        done(result.status());
+      });
 }
 
 absl::StatusOr<UnloadMode> ModeOf(const v1::UnloadAdapterRequest& request) {
@@ -149,13 +155,19 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::LoadAdapter(
               absl::Seconds(1)));
           return;
         }
-        backend.loader->Run([this, context, request, response, &backend,
-                             done = std::move(done)] {
+        UnaryDone over = [this,
+                          done = std::move(done)](const absl::Status& status) {
           pending_loads_.fetch_sub(1);
-          done(context->IsCancelled()
-                   ? Error(ErrorReason::kClientCancelled,
-                           "the client went away before the load began")
-                   : Load(backend, *request, *response));
+          done(status);
+        };
+        backend.loader->Run([context, request, response, &backend,
+                             over = std::move(over)]() mutable {
+          if (context->IsCancelled()) {
+            over(Error(ErrorReason::kClientCancelled,
+                       "the client went away before the load began"));
+            return;
+          }
+          Load(backend, *request, *response, std::move(over));
         });
       });
 }

@@ -15,7 +15,7 @@ namespace graft {
 // gRPC's threads never wait for a disk. Thread-safe.
 class AdapterServiceImpl final : public v1::AdapterService::CallbackService {
  public:
-  // Loads that may wait for the executor; past them QUEUE_FULL.
+  // Loads that may wait or run; past them QUEUE_FULL.
   static constexpr int kMaxPendingLoads = 64;
 
   // Uploads that may run; past them QUEUE_FULL.

@@ -158,6 +158,40 @@ TEST_F(SharedLoadTest, WaitingForAnothersPreparationTakesNoThread) {
   EXPECT_EQ(store_->Get("a")->use_count, 3);
 }
 
+TEST_F(SharedLoadTest, WaitingForALoadOfTheSameNameTakesNoThread) {
+  struct Loaded {
+    absl::Notification done;
+    absl::StatusOr<AdapterStore::LoadResult> result;
+  };
+  Loaded first, second, other;
+  FirstPrepareHeld held(engine_);
+  ThreadPoolExecutor executor(2);
+  const auto load = [&](const char* path, Loaded& loaded) {
+    executor.Run([this, path, &executor, &loaded] {
+      store_->Load({.path = path}, &executor, [&loaded](auto result) {
+        loaded.result = std::move(result);
+        loaded.done.Notify();
+      });
+    });
+  };
+  load("a.safetensors", first);
+  held.WaitUntilReached();
+  load("a.safetensors", second);
+  load("b.safetensors", other);
+  EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  EXPECT_FALSE(first.done.HasBeenNotified());
+  EXPECT_FALSE(second.done.HasBeenNotified());
+  held.Open();
+  first.done.WaitForNotification();
+  second.done.WaitForNotification();
+  ASSERT_THAT(first.result, IsOk());
+  ASSERT_THAT(second.result, IsOk());
+  EXPECT_FALSE(first.result->already_loaded);
+  EXPECT_TRUE(second.result->already_loaded);
+  EXPECT_EQ(store_->stats().loads, 2);
+  EXPECT_EQ(store_->stats().loads_repeated, 1);
+}
+
 // Each tries itself, as it would have alone.
 TEST_F(SharedLoadTest, AFailureIsTheFirstRequestsAlone) {
   Outcome first, second;
