@@ -91,7 +91,8 @@ class FirstPrepareHeld {
   absl::Notification open_;
 };
 
-// What one request for an adapter got.
+// What one request for an adapter got. The result is to be read when the
+// executor is gone: that its threads have ended the thread sanitizer sees.
 struct Outcome {
   absl::Notification done;
   absl::StatusOr<AdapterHandle> handle;
@@ -114,19 +115,20 @@ class SharedLoadTest : public AutoloadTest {
   // one for "b" passes them.
   void ExpectOthersPass() {
     Outcome first, second, third, other;
-    FirstPrepareHeld held(engine_);
-    ThreadPoolExecutor executor(2);
-    Request("a", executor, first);
-    held.WaitUntilReached();
-    Request("a", executor, second);
-    Request("a", executor, third);
-    Request("b", executor, other);
-    EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
-    EXPECT_FALSE(first.done.HasBeenNotified());
-    EXPECT_FALSE(second.done.HasBeenNotified());
-    held.Open();
+    {
+      FirstPrepareHeld held(engine_);
+      ThreadPoolExecutor executor(2);
+      Request("a", executor, first);
+      held.WaitUntilReached();
+      Request("a", executor, second);
+      Request("a", executor, third);
+      Request("b", executor, other);
+      EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
+      EXPECT_FALSE(first.done.HasBeenNotified());
+      EXPECT_FALSE(second.done.HasBeenNotified());
+      held.Open();
+    }
     for (Outcome* outcome : {&first, &second, &third, &other}) {
-      outcome->done.WaitForNotification();
       ASSERT_THAT(outcome->handle, IsOk());
       EXPECT_TRUE(outcome->handle->resident());
     }
@@ -164,26 +166,26 @@ TEST_F(SharedLoadTest, WaitingForALoadOfTheSameNameTakesNoThread) {
     absl::StatusOr<AdapterStore::LoadResult> result;
   };
   Loaded first, second, other;
-  FirstPrepareHeld held(engine_);
-  ThreadPoolExecutor executor(2);
-  const auto load = [&](const char* path, Loaded& loaded) {
-    executor.Run([this, path, &executor, &loaded] {
-      store_->Load({.path = path}, &executor, [&loaded](auto result) {
-        loaded.result = std::move(result);
-        loaded.done.Notify();
+  {
+    FirstPrepareHeld held(engine_);
+    ThreadPoolExecutor executor(2);
+    const auto load = [&](const char* path, Loaded& loaded) {
+      executor.Run([this, path, &executor, &loaded] {
+        store_->Load({.path = path}, &executor, [&loaded](auto result) {
+          loaded.result = std::move(result);
+          loaded.done.Notify();
+        });
       });
-    });
-  };
-  load("a.safetensors", first);
-  held.WaitUntilReached();
-  load("a.safetensors", second);
-  load("b.safetensors", other);
-  EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
-  EXPECT_FALSE(first.done.HasBeenNotified());
-  EXPECT_FALSE(second.done.HasBeenNotified());
-  held.Open();
-  first.done.WaitForNotification();
-  second.done.WaitForNotification();
+    };
+    load("a.safetensors", first);
+    held.WaitUntilReached();
+    load("a.safetensors", second);
+    load("b.safetensors", other);
+    EXPECT_TRUE(other.done.WaitForNotificationWithTimeout(absl::Seconds(60)));
+    EXPECT_FALSE(first.done.HasBeenNotified());
+    EXPECT_FALSE(second.done.HasBeenNotified());
+    held.Open();
+  }
   ASSERT_THAT(first.result, IsOk());
   ASSERT_THAT(second.result, IsOk());
   EXPECT_FALSE(first.result->already_loaded);
@@ -195,15 +197,15 @@ TEST_F(SharedLoadTest, WaitingForALoadOfTheSameNameTakesNoThread) {
 // Each tries itself, as it would have alone.
 TEST_F(SharedLoadTest, AFailureIsTheFirstRequestsAlone) {
   Outcome first, second;
-  FirstPrepareHeld held(engine_);
-  ThreadPoolExecutor executor(2);
-  engine_.Fail(Call::kPrepare, Error(ErrorReason::kGpuOutOfMemory, "full"));
-  Request("a", executor, first);
-  held.WaitUntilReached();
-  Request("a", executor, second);
-  held.Open();
-  first.done.WaitForNotification();
-  second.done.WaitForNotification();
+  {
+    FirstPrepareHeld held(engine_);
+    ThreadPoolExecutor executor(2);
+    engine_.Fail(Call::kPrepare, Error(ErrorReason::kGpuOutOfMemory, "full"));
+    Request("a", executor, first);
+    held.WaitUntilReached();
+    Request("a", executor, second);
+    held.Open();
+  }
   EXPECT_THAT(first.handle, HasReason(ErrorReason::kGpuOutOfMemory));
   EXPECT_THAT(second.handle, HasReason(ErrorReason::kGpuOutOfMemory));
   EXPECT_EQ(engine_.calls(Call::kPrepare), 2);
