@@ -20,9 +20,10 @@ enum class ErrorReason {
   kTokenInvalid,      // UNAUTHENTICATED
   kRoleNotAllowed,    // PERMISSION_DENIED
   kAdapterDirNotSet,  // FAILED_PRECONDITION: started without --adapter_dir
-  kAdapterTooLarge,   // RESOURCE_EXHAUSTED: file above the size limit
-  kAdapterNotFound,   // NOT_FOUND: not loaded, or no such file
-  kAdapterConflict,   // ALREADY_EXISTS: other content under this name
+  kAdapterDirReadOnly,  // FAILED_PRECONDITION: --adapter_dir takes no uploads
+  kAdapterTooLarge,     // RESOURCE_EXHAUSTED: file above the size limit
+  kAdapterNotFound,     // NOT_FOUND: not loaded, or no such file
+  kAdapterConflict,     // ALREADY_EXISTS: other content under this name
   kAdapterVersionMismatch,  // ABORTED: etag or SHA-256 is not the expected one
   kAdapterBaseMismatch,     // FAILED_PRECONDITION: made for another base
   kAdapterKeysUnmatched,    // FAILED_PRECONDITION: keys that fit no module
@@ -32,22 +33,21 @@ enum class ErrorReason {
                       // overflow
   kAdapterInUse,      // FAILED_PRECONDITION
   kAdapterPinned,     // FAILED_PRECONDITION
-  kAdapterLoadingDisabled,  // PERMISSION_DENIED
-  kPathNotAllowed,          // PERMISSION_DENIED: outside --adapter_dir
-  kQuota,                   // RESOURCE_EXHAUSTED
-  kAdapterCacheFull,        // RESOURCE_EXHAUSTED
-  kGpuOutOfMemory,          // RESOURCE_EXHAUSTED: device (or host) memory
-  kQueueFull,               // UNAVAILABLE
-  kStarting,                // UNAVAILABLE: the base is still loading
-  kDraining,                // UNAVAILABLE: shutting down
-  kDeadlineInQueue,         // DEADLINE_EXCEEDED: the device had not begun
-  kDeadlineRunning,         // DEADLINE_EXCEEDED after it
-  kClientCancelled,         // CANCELLED
-  kAdminCancelled,          // CANCELLED
-  kBaseWeightsDrift,        // DATA_LOSS
-  kNonFiniteLatents,        // INTERNAL: NaN/Inf in the latents at some step
-  kModelUnsupported,        // FAILED_PRECONDITION: the base folder at start-up
-  kInternal,                // INTERNAL: our bug
+  kPathNotAllowed,    // PERMISSION_DENIED: outside --adapter_dir
+  kQuota,             // RESOURCE_EXHAUSTED: no room on the disk
+  kAdapterCacheFull,  // RESOURCE_EXHAUSTED
+  kGpuOutOfMemory,    // RESOURCE_EXHAUSTED: device (or host) memory
+  kQueueFull,         // UNAVAILABLE
+  kStarting,          // UNAVAILABLE: the base is still loading
+  kDraining,          // UNAVAILABLE: takes no new work any more
+  kDeadlineInQueue,   // DEADLINE_EXCEEDED: the device had not begun
+  kDeadlineRunning,   // DEADLINE_EXCEEDED after it
+  kClientCancelled,   // CANCELLED
+  kAdminCancelled,    // CANCELLED
+  kBaseWeightsDrift,  // DATA_LOSS
+  kNonFiniteLatents,  // INTERNAL: NaN/Inf in the latents at some step
+  kModelUnsupported,  // FAILED_PRECONDITION: the base folder at start-up
+  kInternal,          // INTERNAL: our bug
 };
 
 // Machine-readable companions of an error, in the order given.

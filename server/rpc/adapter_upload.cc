@@ -1,7 +1,8 @@
 #include "server/rpc/adapter_upload.h"
 
 #include <fcntl.h>
-#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,12 +11,16 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/synchronization/mutex.h"
 #include "server/common/error.h"
+#include "server/common/log.h"
 #include "server/common/status_macros.h"
+#include "server/rpc/file_renaming.h"
 #include "server/rpc/request_validation.h"
 #include "server/rpc/rpc_context.h"
 
@@ -25,10 +30,43 @@ namespace {
 constexpr absl::string_view kExtension = ".safetensors";
 constexpr absl::string_view kTemporaryPrefix = ".upload-";
 
-// For the operator's eyes: disk full, read-only and the like.
+// From a file's placing until it is loaded or taken back: of two uploads that
+// replace one another, each has to find what it has left.
+ABSL_CONST_INIT absl::Mutex placing(absl::kConstInit);
+
+// Of errno.
+ErrorReason DiskErrorReason(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return ErrorReason::kQuota;
+    case EROFS:
+    case EACCES:
+    case EPERM:
+      return ErrorReason::kAdapterDirReadOnly;
+    default:
+      return ErrorReason::kInternal;
+  }
+}
+
 absl::Status DiskError(absl::string_view what) {
-  return Error(ErrorReason::kInternal,
-               absl::StrCat(what, ": ", std::strerror(errno)));
+  const int error = errno;
+  return Error(DiskErrorReason(error),
+               absl::StrCat(what, ": ", std::strerror(error)));
+}
+
+// Removes the temporary file of an upload unless that is running, which a lock
+// on the file tells.
+void RemoveLeftover(const std::filesystem::path& path) {
+  const FileDescriptor file(
+      open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (file.valid() && flock(file.get(), LOCK_EX | LOCK_NB) != 0 &&
+      errno == EWOULDBLOCK) {
+    return;
+  }
+  std::error_code error;
+  std::filesystem::remove(path, error);  // with the lock held: see MakeFile
 }
 
 absl::Status CheckSize(uint64_t size, int64_t max_bytes) {
@@ -40,7 +78,7 @@ absl::Status CheckSize(uint64_t size, int64_t max_bytes) {
       ErrorReason::kAdapterTooLarge,
       absl::StrCat("the file has ", size, " bytes; at most ", max_bytes,
                    " are allowed (--max_adapter_file_bytes)"),
-      {{"limit", absl::StrCat(max_bytes)}});
+      {{"limit_bytes", absl::StrCat(max_bytes)}});
 }
 
 }  // namespace
@@ -65,7 +103,7 @@ absl::StatusOr<std::unique_ptr<AdapterUpload>> AdapterUpload::Begin(
   if (!folder.valid()) return DiskError("cannot open --adapter_dir");
   std::unique_ptr<AdapterUpload> upload(
       new AdapterUpload(std::move(folder), header, std::move(sha256)));
-  if (!upload->file_.valid()) return DiskError("cannot write to --adapter_dir");
+  GRAFT_RETURN_IF_ERROR(upload->MakeFile());
   return upload;
 }
 
@@ -76,7 +114,7 @@ void AdapterUpload::RemoveLeftovers(const std::string& directory) {
     const std::string name = entry.path().filename().string();
     if (absl::StartsWith(name, kTemporaryPrefix) &&
         absl::EndsWith(name, kExtension)) {
-      std::filesystem::remove(entry.path(), error);
+      RemoveLeftover(entry.path());
     }
   }
 }
@@ -88,13 +126,29 @@ AdapterUpload::AdapterUpload(FileDescriptor directory,
       header_(header),
       sha256_(std::move(sha256)),
       temporary_name_(
-          absl::StrCat(kTemporaryPrefix, NewRequestId(), kExtension)),
-      file_(openat(directory_.get(), temporary_name_.c_str(),
-                   O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644)) {}
+          absl::StrCat(kTemporaryPrefix, NewRequestId(), kExtension)) {}
 
 AdapterUpload::~AdapterUpload() {
-  // Not there any more if it got its name.
+  // Not there any more if it got its name; or the file that it replaces.
   unlinkat(directory_.get(), temporary_name_.c_str(), 0);
+}
+
+absl::Status AdapterUpload::MakeFile() {
+  struct stat info {};
+  do {
+    file_ =
+        FileDescriptor(openat(directory_.get(), temporary_name_.c_str(),
+                              O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    if (!file_.valid()) return DiskError("cannot write to --adapter_dir");
+    // Says that it is no leftover; where files cannot be locked, it goes
+    // without. It waits for nothing but another process' RemoveLeftover, which
+    // may have been quicker.
+    flock(file_.get(), LOCK_EX);
+    if (fstat(file_.get(), &info) != 0) {
+      return DiskError("cannot write to --adapter_dir");
+    }
+  } while (info.st_nlink == 0);
+  return absl::OkStatus();
 }
 
 absl::Status AdapterUpload::Append(absl::string_view data) {
@@ -120,8 +174,17 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterUpload::Commit(
   AdapterStore::LoadRequest check = LoadRequestFor(temporary_name_);
   check.validate_only = true;
   GRAFT_RETURN_IF_ERROR(WithOwnName(store.Load(check).status()));
-  GRAFT_RETURN_IF_ERROR(Rename(store));
-  return store.Load(LoadRequestFor(absl::StrCat(header_.name(), kExtension)));
+  absl::MutexLock lock(&placing);
+  GRAFT_ASSIGN_OR_RETURN(const Placed placed, Place(store));
+  absl::StatusOr<AdapterStore::LoadResult> loaded = LoadPlaced(store);
+  if (!loaded.ok()) TakeBack(placed);
+  return loaded;
+}
+
+absl::StatusOr<AdapterStore::LoadResult> AdapterUpload::LoadPlaced(
+    AdapterStore& store) const {
+  GRAFT_RETURN_IF_ERROR(Sync());
+  return store.Load(LoadRequestFor(own_name()));
 }
 
 absl::Status AdapterUpload::CheckComplete() {
@@ -132,41 +195,90 @@ absl::Status AdapterUpload::CheckComplete() {
   }
   const std::string sha256 = hash_.HexDigest();
   if (sha256 != sha256_) {
-    return Error(ErrorReason::kAdapterVersionMismatch,
-                 absl::StrCat("the SHA-256 of the bytes is ", sha256,
-                              ", not the announced ", sha256_));
+    return Error(
+        ErrorReason::kAdapterCorrupt,
+        absl::StrCat("the SHA-256 of the bytes is ", sha256,
+                     ", not the announced ", sha256_),
+        {{"resource_type", "Adapter"}, {"resource_name", header_.name()}});
   }
   // On the disk before it has its name: a crash leaves no half file behind.
   if (fsync(file_.get()) != 0) return DiskError("cannot write to the disk");
   return absl::OkStatus();
 }
 
-absl::Status AdapterUpload::Rename(AdapterStore& store) {
-  const std::string name = absl::StrCat(header_.name(), kExtension);
-  const unsigned flags = header_.allow_replace() ? 0 : RENAME_NOREPLACE;
-  if (renameat2(directory_.get(), temporary_name_.c_str(), directory_.get(),
-                name.c_str(), flags) == 0) {
-    return fsync(directory_.get()) == 0 ? absl::OkStatus()
-                                        : DiskError("cannot write to the disk");
+absl::StatusOr<AdapterUpload::Placed> AdapterUpload::Place(
+    AdapterStore& store) {
+  struct stat former {};
+  const bool exists = fstatat(directory_.get(), own_name().c_str(), &former,
+                              AT_SYMLINK_NOFOLLOW) == 0;
+  if (exists && S_ISDIR(former.st_mode)) {
+    return Conflict("is a folder; choose another name");
+  }
+  if (!exists || !header_.allow_replace()) return PlaceUnderNewName(store);
+  const std::string spare =
+      absl::StrCat(kTemporaryPrefix, NewRequestId(), kExtension);
+  if (ExchangeNames(directory_.get(), temporary_name_, own_name(), spare)) {
+    return Placed::kInExchange;
+  }
+  return DiskError("cannot name the uploaded file");
+}
+
+absl::StatusOr<AdapterUpload::Placed> AdapterUpload::PlaceUnderNewName(
+    AdapterStore& store) {
+  if (RenameToFreeName(directory_.get(), temporary_name_, own_name())) {
+    return Placed::kUnderNewName;
   }
   if (errno != EEXIST) return DiskError("cannot name the uploaded file");
-  AdapterStore::LoadRequest check = LoadRequestFor(name);
+  AdapterStore::LoadRequest check = LoadRequestFor(own_name());
   check.validate_only = true;
   const absl::Status same = store.Load(check).status();
+  if (same.ok()) return Placed::kAlreadyThere;
   if (GetErrorReason(same) != ErrorReason::kAdapterVersionMismatch) return same;
+  return Conflict("has other content; allow_replace replaces it");
+}
+
+void AdapterUpload::TakeBack(Placed placed) {
+  bool done = true;
+  switch (placed) {
+    case Placed::kAlreadyThere:
+      return;
+    case Placed::kUnderNewName:
+      done = unlinkat(directory_.get(), own_name().c_str(), 0) == 0;
+      break;
+    case Placed::kInExchange:
+      done = renameat(directory_.get(), temporary_name_.c_str(),
+                      directory_.get(), own_name().c_str()) == 0;
+      break;
+  }
+  const absl::Status status =
+      done ? Sync() : DiskError("cannot take an uploaded file back");
+  if (!status.ok()) {
+    GRAFT_LOG(
+        kError, "an uploaded adapter's file may have stayed",
+        {{"file", own_name()}, {"message", std::string(status.message())}});
+  }
+}
+
+absl::Status AdapterUpload::Sync() const {
+  return fsync(directory_.get()) == 0 ? absl::OkStatus()
+                                      : DiskError("cannot write to the disk");
+}
+
+absl::Status AdapterUpload::Conflict(absl::string_view why) const {
   return Error(
       ErrorReason::kAdapterConflict,
-      absl::StrCat("--adapter_dir has a file ", name,
-                   " with other content; allow_replace replaces it"),
+      absl::StrCat("the file ", own_name(), " of --adapter_dir ", why),
       {{"resource_type", "Adapter"}, {"resource_name", header_.name()}});
+}
+
+std::string AdapterUpload::own_name() const {
+  return absl::StrCat(header_.name(), kExtension);
 }
 
 absl::Status AdapterUpload::WithOwnName(const absl::Status& status) const {
   absl::Status named(
       status.code(),
-      absl::StrReplaceAll(
-          status.message(),
-          {{temporary_name_, absl::StrCat(header_.name(), kExtension)}}));
+      absl::StrReplaceAll(status.message(), {{temporary_name_, own_name()}}));
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
     named.SetPayload(url, payload);
   });

@@ -17,43 +17,67 @@ namespace graft {
 
 // An adapter's file on its way from a client to the adapter directory. It is
 // written under another name, and gets its own when it is complete, on the disk
-// and found good; until then it vanishes with this object. All calls block on
-// the disk. Thread-compatible.
+// and found good; until then it vanishes with this object. What was there
+// before is there again if it cannot be loaded. All calls block on the disk.
+// Thread-compatible.
 class AdapterUpload {
  public:
   // Checks the header and makes the temporary file. INVALID_FIELD;
   // ADAPTER_DIR_NOT_SET if `directory` is empty; ADAPTER_TOO_LARGE above
-  // `max_bytes`; INTERNAL if the directory cannot be written to.
+  // `max_bytes`; ADAPTER_DIR_READ_ONLY if the directory cannot be written to,
+  // QUOTA if there is no room, INTERNAL if the disk fails.
   static absl::StatusOr<std::unique_ptr<AdapterUpload>> Begin(
       const std::string& directory, int64_t max_bytes,
       const v1::UploadAdapterHeader& header);
 
-  // Removes the temporary files that a killed server left in `directory`.
-  // REQUIRES: no upload is running.
+  // Removes the temporary files that a killed server left in `directory`, but
+  // not those of uploads that are running, here or in another process.
   static void RemoveLeftovers(const std::string& directory);
 
   ~AdapterUpload();
   AdapterUpload(const AdapterUpload&) = delete;
   AdapterUpload& operator=(const AdapterUpload&) = delete;
 
-  // The next bytes. ADAPTER_CORRUPT past the announced size; INTERNAL if the
-  // disk does not take them.
+  // The next bytes. ADAPTER_CORRUPT past the announced size; QUOTA or INTERNAL
+  // if the disk does not take them.
   absl::Status Append(absl::string_view data);
 
   // All bytes are there: checks them, gives the file its name and loads it.
-  // ADAPTER_CORRUPT and ADAPTER_VERSION_MISMATCH if they are not what was
-  // announced; ADAPTER_CONFLICT if the name is taken by other content, loaded
-  // or not, unless allow_replace; the errors of AdapterStore::Load.
+  // ADAPTER_CORRUPT if they are not what was announced; ADAPTER_CONFLICT if the
+  // name is taken by other content, loaded or not, unless allow_replace; the
+  // errors of AdapterStore::Load. After an error the directory is as it was.
+  // One at a time in a process.
   absl::StatusOr<AdapterStore::LoadResult> Commit(AdapterStore& store);
 
  private:
+  // What became of the temporary file, and how to take it back.
+  enum class Placed {
+    kAlreadyThere,  // the same content had the name
+    kUnderNewName,
+    kInExchange,  // the temporary name has the former file
+  };
+
   AdapterUpload(FileDescriptor directory, const v1::UploadAdapterHeader& header,
                 std::string sha256);
+
+  // Makes the temporary file, which nobody else's RemoveLeftovers takes.
+  absl::Status MakeFile();
 
   absl::Status CheckComplete();
 
   // Gives the temporary file its own name.
-  absl::Status Rename(AdapterStore& store);
+  absl::StatusOr<Placed> Place(AdapterStore& store);
+  absl::StatusOr<Placed> PlaceUnderNewName(AdapterStore& store);
+  absl::StatusOr<AdapterStore::LoadResult> LoadPlaced(
+      AdapterStore& store) const;
+  void TakeBack(Placed placed);
+
+  // Has the directory on the disk.
+  absl::Status Sync() const;
+
+  absl::Status Conflict(absl::string_view why) const;
+
+  std::string own_name() const;
 
   // An error as if the file had its own name already.
   absl::Status WithOwnName(const absl::Status& status) const;
@@ -63,7 +87,7 @@ class AdapterUpload {
   const FileDescriptor directory_;
   const v1::UploadAdapterHeader header_;
   const std::string sha256_;          // announced, lower case
-  const std::string temporary_name_;  // in directory_
+  const std::string temporary_name_;  // in directory_; what is there goes
   FileDescriptor file_;
   Sha256 hash_;
   uint64_t written_ = 0;

@@ -1,14 +1,17 @@
 #ifndef GRAFT_SERVER_RPC_UPLOAD_REACTOR_H_
 #define GRAFT_SERVER_RPC_UPLOAD_REACTOR_H_
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "graft/v1/adapter.pb.h"
 #include "server/rpc/adapter_upload.h"
 #include "server/rpc/rpc_context.h"
@@ -18,7 +21,10 @@ namespace graft {
 
 // The server's end of one UploadAdapter stream. Takes one message after the
 // other; the disk is left to the backend's executor, and the next message is
-// read when the last one is written. Deletes itself when gRPC is done with it.
+// read when the last one is written. A client that sends nothing for
+// write_timeout is cut off, and a stream counts among the uploads from its
+// header on: silent ones keep nobody else out. Deletes itself when gRPC is done
+// with it.
 class UploadReactor : public grpc::ServerReadReactor<v1::UploadAdapterRequest> {
  public:
   // A place among the uploads that may run; given back when it is dropped.
@@ -36,11 +42,17 @@ class UploadReactor : public grpc::ServerReadReactor<v1::UploadAdapterRequest> {
   void OnDone() override { delete this; }
 
  private:
-  absl::Status Admit(const RpcEnvironment& environment,
-                     const TakePlace& take_place);
+  absl::Status Admit(const RpcEnvironment& environment);
+
+  // Waits for the next message, and for the timer: when both are over, OnRead
+  // goes on. Until then the stream is not finished, and the context there.
+  void Read();
+  void OnTimer(bool expired);
+  void OnRead();
 
   // A message has come. Executor.
   absl::Status Take();
+  absl::Status TakeHeader();
 
   // All messages have come. Executor.
   absl::Status Commit();
@@ -50,10 +62,16 @@ class UploadReactor : public grpc::ServerReadReactor<v1::UploadAdapterRequest> {
 
   grpc::CallbackServerContext* const context_;
   v1::LoadAdapterResponse* const response_;
+  const TakePlace take_place_;
+  const absl::Duration read_timeout_;
   RpcCall call_;
   const Backend* backend_ = nullptr;  // set once the call is admitted
   Place place_;
   v1::UploadAdapterRequest message_;
+  bool message_came_ = false;  // else the stream is at its end, or broken
+  std::unique_ptr<grpc::Alarm> timer_;
+  std::atomic<int> under_way_{0};  // of the message and the timer
+  std::atomic<bool> timed_out_{false};
   std::unique_ptr<AdapterUpload> upload_;  // from the header on
 };
 

@@ -1,8 +1,13 @@
 // UploadAdapter: the file appears whole, or not at all.
 
+#include <fcntl.h>
 #include <grpcpp/client_context.h>
+#include <sys/file.h>
 
 #include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +17,8 @@
 #include "gmock/gmock.h"
 #include "graft/v1/adapter.grpc.pb.h"
 #include "gtest/gtest.h"
+#include "server/adapters/open_beneath.h"
+#include "server/common/error.h"
 #include "server/common/sha256.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
@@ -27,7 +34,10 @@ using testing::Not;
 
 class UploadTest : public testing::Test {
  protected:
-  UploadTest() : stub_(v1::AdapterService::NewStub(daemon_.NewChannel())) {}
+  explicit UploadTest(
+      const std::function<void(DaemonOptions&)>& change = nullptr)
+      : daemon_(change),
+        stub_(v1::AdapterService::NewStub(daemon_.NewChannel())) {}
 
   static v1::UploadAdapterRequest HeaderOf(const std::string& bytes) {
     v1::UploadAdapterRequest message;
@@ -65,6 +75,11 @@ class UploadTest : public testing::Test {
     return names;
   }
 
+  std::string ReadFile(const std::string& name) const {
+    std::ifstream file(daemon_.adapter_dir().File(name), std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  }
+
   InProcessDaemon daemon_;
   const std::unique_ptr<v1::AdapterService::Stub> stub_;
   v1::LoadAdapterResponse response_;
@@ -72,8 +87,8 @@ class UploadTest : public testing::Test {
 
 TEST_F(UploadTest, FileIsKeptAndLoaded) {
   const std::string bytes = TinyLoraFile();
-  const grpc::Status status = Send({HeaderOf(bytes), Data(bytes.substr(0, 10)),
-                                    Data(""), Data(bytes.substr(10))});
+  const grpc::Status status = Send(
+      {HeaderOf(bytes), Data(bytes.substr(0, 10)), Data(bytes.substr(10))});
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(response_.adapter().name(), "ink");
   EXPECT_EQ(response_.adapter().path(), "ink.safetensors");
@@ -119,8 +134,7 @@ TEST_F(UploadTest, WhatIsWrongLeavesNothingBehind) {
             "ADAPTER_CORRUPT");
   std::string other = bytes;
   other.back() ^= 1;
-  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data(other)})),
-            "ADAPTER_VERSION_MISMATCH");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data(other)})), "ADAPTER_CORRUPT");
   EXPECT_EQ(ReasonOf(Send({HeaderOf("junk"), Data("junk")})),
             "ADAPTER_CORRUPT");
   EXPECT_THAT(Files(), IsEmpty());
@@ -144,7 +158,39 @@ TEST_F(UploadTest, MessagesOutOfOrderAreRefused) {
   EXPECT_EQ(ReasonOf(Send({Data(bytes)})), "INVALID_FIELD");
   EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), HeaderOf(bytes)})),
             "INVALID_FIELD");
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(bytes), Data("")})), "INVALID_FIELD");
   EXPECT_THAT(Files(), IsEmpty());
+}
+
+TEST_F(UploadTest, FolderOfTheNameStays) {
+  std::filesystem::create_directory(
+      daemon_.adapter_dir().File("ink.safetensors"));
+  const std::string bytes = TinyLoraFile();
+  v1::UploadAdapterRequest header = HeaderOf(bytes);
+  EXPECT_EQ(ReasonOf(Send({header, Data(bytes)})), "ADAPTER_CONFLICT");
+  header.mutable_header()->set_allow_replace(true);
+  EXPECT_EQ(ReasonOf(Send({header, Data(bytes)})), "ADAPTER_CONFLICT");
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+}
+
+// Good, but not loaded: it goes, and what was there is there again.
+TEST_F(UploadTest, WhatCannotBeLoadedLeavesTheDirectoryAsItWas) {
+  const std::string first = TinyLoraFile(1);
+  const std::string second = TinyLoraFile(2);
+  daemon_.engine().Fail(FakeEngine::Call::kPrepare,
+                        Error(ErrorReason::kGpuOutOfMemory, "full"));
+  EXPECT_EQ(ReasonOf(Send({HeaderOf(first), Data(first)})),
+            "GPU_OUT_OF_MEMORY");
+  EXPECT_THAT(Files(), IsEmpty());
+  daemon_.engine().Fail(FakeEngine::Call::kPrepare, absl::OkStatus());
+  ASSERT_TRUE(Send({HeaderOf(first), Data(first)}).ok());
+  daemon_.engine().Fail(FakeEngine::Call::kPrepare,
+                        Error(ErrorReason::kGpuOutOfMemory, "full"));
+  v1::UploadAdapterRequest header = HeaderOf(second);
+  header.mutable_header()->set_allow_replace(true);
+  EXPECT_EQ(ReasonOf(Send({header, Data(second)})), "GPU_OUT_OF_MEMORY");
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+  EXPECT_EQ(ReadFile("ink.safetensors"), first);
 }
 
 TEST_F(UploadTest, HeaderIsChecked) {
@@ -203,6 +249,115 @@ TEST_F(UploadTest, ClientSendsWholeFiles) {
             absl::StatusCode::kNotFound);
 }
 
+class FullHostTest : public UploadTest {
+ protected:
+  FullHostTest()
+      : UploadTest([](DaemonOptions& options) {
+          // Of two files that nothing unloads.
+          options.max_adapter_host_bytes =
+              static_cast<int64_t>(TinyLoraFile().size() * 3 / 2);
+        }) {}
+};
+
+TEST_F(FullHostTest, WhatDoesNotFitLeavesTheDirectoryAsItWas) {
+  const std::string first = TinyLoraFile(1);
+  const std::string second = TinyLoraFile(2);
+  ASSERT_TRUE(Send({HeaderOf(first), Data(first)}).ok());
+  GraftClient client({.server = daemon_.address()});
+  v1::UpdateAdapterRequest pin;
+  pin.mutable_adapter()->set_name("ink");
+  pin.mutable_adapter()->set_pinned(true);
+  pin.mutable_update_mask()->add_paths("pinned");
+  ASSERT_TRUE(client.UpdateAdapter(pin).ok());
+  v1::UploadAdapterRequest header = HeaderOf(second);
+  header.mutable_header()->set_name("pen");
+  EXPECT_EQ(ReasonOf(Send({header, Data(second)})), "ADAPTER_CACHE_FULL");
+  header.mutable_header()->set_name("ink");
+  header.mutable_header()->set_allow_replace(true);
+  EXPECT_EQ(ReasonOf(Send({header, Data(second)})), "ADAPTER_CACHE_FULL");
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+  EXPECT_EQ(ReadFile("ink.safetensors"), first);
+}
+
+class SilentUploadTest : public UploadTest {
+ protected:
+  SilentUploadTest()
+      : UploadTest([](DaemonOptions& options) {
+          options.transport.write_timeout = absl::Milliseconds(200);
+        }) {}
+};
+
+// As many as may run, and more: without a header they take no place, with one
+// they are cut off.
+TEST_F(SilentUploadTest, SilentStreamsKeepNobodyOut) {
+  constexpr int kStreams = 2 * AdapterServiceImpl::kMaxUploads;
+  struct Stream {
+    grpc::ClientContext context;
+    v1::LoadAdapterResponse response;
+    std::unique_ptr<grpc::ClientWriter<v1::UploadAdapterRequest>> writer;
+  };
+  const std::string bytes = TinyLoraFile();
+  std::vector<std::unique_ptr<Stream>> streams;
+  for (int i = 0; i < kStreams; ++i) {
+    auto stream = std::make_unique<Stream>();
+    stream->writer = stub_->UploadAdapter(&stream->context, &stream->response);
+    if (i % 2 == 0) {
+      EXPECT_TRUE(stream->writer->Write(HeaderOf(bytes)));
+    }
+    streams.push_back(std::move(stream));
+  }
+  for (const auto& stream : streams) {
+    EXPECT_EQ(stream->writer->Finish().error_code(),
+              grpc::StatusCode::CANCELLED);
+  }
+  const grpc::Status status = Send({HeaderOf(bytes), Data(bytes)});
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+TEST_F(UploadTest, StreamsWithoutHeaderTakeNoPlace) {
+  grpc::ClientContext contexts[2 * AdapterServiceImpl::kMaxUploads];
+  v1::LoadAdapterResponse response;
+  std::vector<std::unique_ptr<grpc::ClientWriter<v1::UploadAdapterRequest>>>
+      writers;
+  for (grpc::ClientContext& context : contexts) {
+    writers.push_back(stub_->UploadAdapter(&context, &response));
+  }
+  const std::string bytes = TinyLoraFile();
+  EXPECT_TRUE(Send({HeaderOf(bytes), Data(bytes)}).ok());
+  for (grpc::ClientContext& context : contexts) context.TryCancel();
+  for (const auto& writer : writers) EXPECT_FALSE(writer->Finish().ok());
+}
+
+TEST(UploadLeftoversTest, ThoseOfARunningUploadStay) {
+  const TempDir dir;
+  const std::string running = dir.Write(".upload-1.safetensors", "half");
+  dir.Write(".upload-2.safetensors", "half");
+  const FileDescriptor file(open(running.c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(flock(file.get(), LOCK_EX), 0);
+  InProcessDaemon daemon(
+      [&](DaemonOptions& options) { options.adapter_dir = dir.path(); });
+  EXPECT_TRUE(std::filesystem::exists(running));
+  EXPECT_FALSE(std::filesystem::exists(dir.File(".upload-2.safetensors")));
+}
+
+// A second daemon that starts on the same folder.
+TEST_F(UploadTest, RunningUploadSurvivesAnotherDaemonsStart) {
+  const std::string bytes = TinyLoraFile();
+  grpc::ClientContext context;
+  const auto writer = stub_->UploadAdapter(&context, &response_);
+  ASSERT_TRUE(writer->Write(HeaderOf(bytes)));
+  while (Files().empty()) continue;
+  {
+    InProcessDaemon other([&](DaemonOptions& options) {
+      options.adapter_dir = daemon_.adapter_dir().path();
+    });
+  }
+  EXPECT_TRUE(writer->Write(Data(bytes)));
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 TEST(UploadLeftoversTest, AreRemovedAtTheStart) {
   const TempDir dir;
   dir.Write(".upload-1.safetensors", "half");
@@ -211,6 +366,20 @@ TEST(UploadLeftoversTest, AreRemovedAtTheStart) {
       [&](DaemonOptions& options) { options.adapter_dir = dir.path(); });
   EXPECT_FALSE(std::filesystem::exists(dir.File(".upload-1.safetensors")));
   EXPECT_TRUE(std::filesystem::exists(dir.File("ink.safetensors")));
+}
+
+TEST(UploadToAReadOnlyDirectoryTest, IsRefused) {
+  // It takes no files, whoever asks.
+  InProcessDaemon daemon(
+      [](DaemonOptions& options) { options.adapter_dir = "/sys"; });
+  const TempDir dir;
+  GraftClient client({.server = daemon.address()});
+  v1::UploadAdapterHeader header;
+  header.set_name("ink");
+  EXPECT_EQ(
+      ErrorReasonOf(client.UploadAdapter(header, dir.Write("a", TinyLoraFile()))
+                        .status()),
+      "ADAPTER_DIR_READ_ONLY");
 }
 
 TEST(UploadWithoutDirectoryTest, IsRefused) {
