@@ -1,7 +1,9 @@
 #include "server/rpc/grpc_status_util.h"
 
+#include <optional>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "google/protobuf/duration.pb.h"
@@ -19,6 +21,10 @@ constexpr size_t kMaxMessageBytes = 1024;
 constexpr size_t kMaxValueBytes = 200;
 constexpr size_t kMaxMetadataEntries = 6;
 
+// For what somebody else has first to give back: requests end, adapters make
+// room.
+constexpr absl::Duration kRoomRetryDelay = absl::Seconds(1);
+
 // The start of `text`, cut between two characters.
 std::string Cut(absl::string_view text, size_t max_bytes) {
   if (text.size() <= max_bytes) return std::string(text);
@@ -34,6 +40,32 @@ std::string Find(const ErrorMetadata& metadata, absl::string_view key) {
     if (name == key) return Cut(value, kMaxValueBytes);
   }
   return "";
+}
+
+int64_t FindNumber(const ErrorMetadata& metadata, absl::string_view key) {
+  int64_t number = 0;
+  return absl::SimpleAtoi(Find(metadata, key), &number) ? number : 0;
+}
+
+// When to try again: what the error says, else what its reason does. Nothing
+// that could never fit is worth a second try.
+std::optional<absl::Duration> RetryDelay(const absl::Status& status,
+                                         ErrorReason reason,
+                                         const ErrorMetadata& metadata) {
+  if (const auto delay = GetRetryDelay(status); delay.has_value()) return delay;
+  switch (reason) {
+    case ErrorReason::kQuota:
+    case ErrorReason::kGpuOutOfMemory:
+      return kRoomRetryDelay;
+    case ErrorReason::kAdapterCacheFull:
+      if (FindNumber(metadata, "wanted_bytes") >
+          FindNumber(metadata, "limit_bytes")) {
+        return std::nullopt;
+      }
+      return kRoomRetryDelay;
+    default:
+      return std::nullopt;
+  }
 }
 
 void AddErrorInfo(ErrorReason reason, const ErrorMetadata& metadata,
@@ -118,7 +150,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kResourceExhausted) {
     AddQuotaFailure(reason, details);
   }
-  if (const auto delay = GetRetryDelay(status); delay.has_value()) {
+  if (const auto delay = RetryDelay(status, reason, metadata);
+      delay.has_value()) {
     AddRetryInfo(*delay, details);
   }
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),

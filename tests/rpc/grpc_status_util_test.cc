@@ -93,6 +93,21 @@ TEST(GrpcStatusUtilTest, RetryDelayIsCarried) {
   EXPECT_EQ(retry->retry_delay().nanos(), 500'000'000);
 }
 
+TEST(GrpcStatusUtilTest, WhatMayFitLaterIsWorthASecondTry) {
+  const auto may_retry = [](const absl::Status& status) {
+    return Find<google::rpc::RetryInfo>(ToGrpcStatus(status)).has_value();
+  };
+  EXPECT_TRUE(may_retry(Error(ErrorReason::kQuota, "full")));
+  EXPECT_TRUE(may_retry(Error(ErrorReason::kGpuOutOfMemory, "full")));
+  EXPECT_TRUE(
+      may_retry(Error(ErrorReason::kAdapterCacheFull, "full",
+                      {{"wanted_bytes", "10"}, {"limit_bytes", "10"}})));
+  EXPECT_FALSE(
+      may_retry(Error(ErrorReason::kAdapterCacheFull, "never",
+                      {{"wanted_bytes", "11"}, {"limit_bytes", "10"}})));
+  EXPECT_FALSE(may_retry(Error(ErrorReason::kAdapterTooLarge, "never")));
+}
+
 TEST(GrpcStatusUtilTest, StatusWithoutReasonIsOurBug) {
   const grpc::Status status = ToGrpcStatus(absl::UnknownError("what?"));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNKNOWN);
