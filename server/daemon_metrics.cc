@@ -9,7 +9,9 @@
 
 #include <exception>
 #include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
@@ -96,7 +98,7 @@ struct DaemonMetrics::Instruments {
 
   const std::shared_ptr<prometheus::Registry> registry =
       std::make_shared<prometheus::Registry>();
-  const std::shared_ptr<DaemonCollector> backend =
+  const std::shared_ptr<DaemonCollector> collector =
       std::make_shared<DaemonCollector>();
 
   Family<prometheus::Counter>& requests = AddCounter(
@@ -165,9 +167,13 @@ DaemonMetrics::DaemonMetrics()
 DaemonMetrics::~DaemonMetrics() { StopListening(); }
 
 absl::Status DaemonMetrics::Listen(const std::string& address) {
-  // prometheus-cpp reports by exceptions: they end here.
+  // A connection that says nothing keeps a thread until the timeout: some of
+  // them must not keep Prometheus out. prometheus-cpp reports by exceptions:
+  // they end here.
   try {
-    instruments_->exposer = std::make_unique<prometheus::Exposer>(address);
+    instruments_->exposer = std::make_unique<prometheus::Exposer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", "8",
+                                 "request_timeout_ms", "5000"});
   } catch (const std::exception& error) {
     return Error(
         ErrorReason::kInvalidField,
@@ -176,7 +182,7 @@ absl::Status DaemonMetrics::Listen(const std::string& address) {
         {{"field", "metrics_listen"}});
   }
   instruments_->exposer->RegisterCollectable(instruments_->registry);
-  instruments_->exposer->RegisterCollectable(instruments_->backend);
+  instruments_->exposer->RegisterCollectable(instruments_->collector);
   return absl::OkStatus();
 }
 
@@ -186,11 +192,11 @@ int DaemonMetrics::port() const {
 
 void DaemonMetrics::StopListening() {
   instruments_->exposer.reset();
-  instruments_->backend->SetBackend(nullptr);
+  instruments_->collector->SetBackend(nullptr);
 }
 
 void DaemonMetrics::SetBackend(const Backend* backend) {
-  instruments_->backend->SetBackend(backend);
+  instruments_->collector->SetBackend(backend);
 }
 
 RpcHooks DaemonMetrics::Count(RpcHooks hooks) {

@@ -1,10 +1,13 @@
 // What Prometheus sees.
 
 #include <grpcpp/client_context.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "client/graft_client.h"
 #include "gmock/gmock.h"
@@ -13,6 +16,7 @@
 #include "tests/integration/in_process_daemon.h"
 #include "tests/integration/scrape.h"
 #include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/loopback.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
@@ -189,6 +193,21 @@ TEST_F(MetricsTest, TellsDamageOfTheBase) {
   ASSERT_TRUE(client_.VerifyBaseWeights(request).ok());
   EXPECT_THAT(Metrics(), HasSubstr("graft_base_weights_intact 0\n"));
   Await("graft_base_weights_verifications_total{result=\"damaged\"} ");
+}
+
+// Those that say nothing do not keep Prometheus out: it is served before they
+// are cut off.
+TEST_F(MetricsTest, SilentConnectionsDoNotBlindIt) {
+  const std::string address =
+      "127.0.0.1:" + std::to_string(daemon_.daemon().metrics_port());
+  std::vector<int> silent;
+  for (int i = 0; i < 4; ++i) silent.push_back(ConnectToLoopback(address));
+  EXPECT_THAT(Metrics(), HasSubstr("graft_build_info"));
+  for (const int fd : silent) {
+    char byte = 0;
+    EXPECT_EQ(recv(fd, &byte, 1, MSG_DONTWAIT), -1);  // 0: it was closed
+    close(fd);
+  }
 }
 
 TEST(MetricsListenTest, TakenPortIsAnError) {
