@@ -44,6 +44,7 @@ void Load(const Backend& backend, const v1::LoadAdapterRequest& request,
 }
 
 absl::StatusOr<UnloadMode> ModeOf(const v1::UnloadAdapterRequest& request) {
+  GRAFT_RETURN_IF_ERROR(ValidateAdapterName(request.name(), "name"));
   if (!request.force()) {
     return request.only_if_unused() ? UnloadMode::kOnlyIfUnused
                                     : UnloadMode::kWait;
@@ -96,10 +97,21 @@ absl::Status Update(const Backend& backend,
                         absl::StrCat("names \"", EscapeUntrusted(path, 64),
                                      "\"; only pinned may change"));
   }
+  GRAFT_RETURN_IF_ERROR(
+      ValidateAdapterName(request.adapter().name(), "adapter.name"));
   GRAFT_ASSIGN_OR_RETURN(
       const AdapterInfo info,
       backend.adapters->SetPinned(request.adapter().name(),
                                   request.adapter().pinned()));
+  response = Describe(backend, info);
+  return absl::OkStatus();
+}
+
+absl::Status Get(const Backend& backend, const v1::GetAdapterRequest& request,
+                 v1::Adapter& response) {
+  GRAFT_RETURN_IF_ERROR(ValidateAdapterName(request.name(), "name"));
+  GRAFT_ASSIGN_OR_RETURN(const AdapterInfo info,
+                         backend.adapters->Get(request.name()));
   response = Describe(backend, info);
   return absl::OkStatus();
 }
@@ -218,10 +230,7 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
       environment_, context, "GetAdapter", /*request_id=*/"",
       [request, response](const Backend& backend, const RpcContext&,
                           const UnaryDone& done) {
-        const absl::StatusOr<AdapterInfo> info =
-            backend.adapters->Get(request->name());
-        if (info.ok()) *response = Describe(backend, *info);
-        done(info.status());
+        done(Get(backend, *request, *response));
       });
 }
 

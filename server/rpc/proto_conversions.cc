@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/common/error.h"
@@ -220,7 +221,7 @@ v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family,
 AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request) {
   return {.path = request.path(),
           .name = request.name(),
-          .expected_sha256 = request.sha256(),
+          .expected_sha256 = absl::AsciiStrToLower(request.sha256()),
           .component = request.component(),
           .allow_partial = request.allow_partial(),
           .validate_only = request.validate_only(),

@@ -23,6 +23,7 @@ v1::Finished ToProto(const GenerationSummary& summary);
 v1::Adapter ToProto(const AdapterInfo& info, BaseFamily family,
                     const std::vector<AppliedAdapter>& resident);
 
+// For the store to check, but for the SHA-256's case.
 AdapterStore::LoadRequest FromProto(const v1::LoadAdapterRequest& request);
 
 // What a verification of the base's weights found.

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -14,6 +15,7 @@
 #include "graft/v1/admin.grpc.pb.h"
 #include "graft/v1/generation.grpc.pb.h"
 #include "gtest/gtest.h"
+#include "server/common/sha256.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
 #include "tests/testing/status_matchers.h"
@@ -225,6 +227,35 @@ TEST_F(AdaptersTest, UnloadOfWhatIsNotThere) {
   lenient.set_allow_missing(true);
   EXPECT_TRUE(Unload(lenient).ok());
   EXPECT_EQ(unloaded_.freed_bytes(), 0);
+}
+
+TEST_F(AdaptersTest, WhatIsNoNameIsRefusedEverywhere) {
+  v1::GetAdapterRequest get;
+  get.set_name("../ink");
+  v1::Adapter adapter;
+  grpc::ClientContext get_context;
+  EXPECT_EQ(ReasonOf(adapters_->GetAdapter(&get_context, get, &adapter)),
+            "INVALID_FIELD");
+  v1::UnloadAdapterRequest unload = Named("");
+  unload.set_allow_missing(true);
+  EXPECT_EQ(ReasonOf(Unload(unload)), "INVALID_FIELD");
+  v1::UpdateAdapterRequest update;
+  update.mutable_adapter()->set_name("an ink");
+  update.mutable_update_mask()->add_paths("pinned");
+  grpc::ClientContext update_context;
+  EXPECT_EQ(
+      ReasonOf(adapters_->UpdateAdapter(&update_context, update, &adapter)),
+      "INVALID_FIELD");
+}
+
+TEST_F(AdaptersTest, DigestMayBeInUpperCase) {
+  daemon_.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  v1::LoadAdapterRequest request;
+  request.set_path("ink.safetensors");
+  request.set_sha256(absl::AsciiStrToUpper(
+      Sha256Hex(TinyLoraFile().data(), TinyLoraFile().size())));
+  const grpc::Status status = Load(request);
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 TEST_F(AdaptersTest, UnknownAdapterIsAResourceThatIsMissing) {
