@@ -77,7 +77,7 @@ Daemon::Daemon(const DaemonOptions& options, EngineFactory factory)
 Daemon::~Daemon() {
   if (server_ == nullptr) return;  // never started
   RequestStop();
-  state_.SetDraining();
+  state_.SetStopping();
   if (load_thread_.joinable()) load_thread_.join();
   server_->StopServing();
   const absl::Time drain_began = clock_.Now();

@@ -204,12 +204,14 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::UnloadAdapter(
     grpc::CallbackServerContext* context,
     const v1::UnloadAdapterRequest* request,
     v1::UnloadAdapterResponse* response) {
-  return StartUnaryCall(environment_, context, "UnloadAdapter",
-                        request->request_id(),
-                        [request, response](const Backend& backend,
-                                            const RpcContext&, UnaryDone done) {
-                          Unload(backend, *request, *response, std::move(done));
-                        });
+  // By force it helps the server to drain.
+  return StartUnaryCall(
+      environment_, context, "UnloadAdapter", request->request_id(),
+      [request, response](const Backend& backend, const RpcContext&,
+                          UnaryDone done) {
+        Unload(backend, *request, *response, std::move(done));
+      },
+      request->force() ? WhileDraining::kAnswer : WhileDraining::kRefuse);
 }
 
 grpc::ServerUnaryReactor* AdapterServiceImpl::UpdateAdapter(
@@ -231,7 +233,8 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::GetAdapter(
       [request, response](const Backend& backend, const RpcContext&,
                           const UnaryDone& done) {
         done(Get(backend, *request, *response));
-      });
+      },
+      WhileDraining::kAnswer);
 }
 
 grpc::ServerUnaryReactor* AdapterServiceImpl::ListAdapters(
@@ -243,7 +246,8 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::ListAdapters(
       [request, response](const Backend& backend, const RpcContext&,
                           const UnaryDone& done) {
         done(List(backend, *request, *response));
-      });
+      },
+      WhileDraining::kAnswer);
 }
 
 }  // namespace graft

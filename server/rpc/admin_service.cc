@@ -13,13 +13,14 @@ namespace graft {
 grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(
     grpc::CallbackServerContext* context, const v1::GetServerInfoRequest*,
     v1::ServerInfo* response) {
-  return StartUnaryCall(environment_, context, "GetServerInfo",
-                        /*request_id=*/"",
-                        [response](const Backend& backend, const RpcContext&,
-                                   const UnaryDone& done) {
-                          *response = ToServerInfo(backend);
-                          done(absl::OkStatus());
-                        });
+  return StartUnaryCall(
+      environment_, context, "GetServerInfo", /*request_id=*/"",
+      [response](const Backend& backend, const RpcContext&,
+                 const UnaryDone& done) {
+        *response = ToServerInfo(backend);
+        done(absl::OkStatus());
+      },
+      WhileDraining::kAnswer);
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetLoad(
@@ -54,7 +55,8 @@ grpc::ServerUnaryReactor* AdminServiceImpl::VerifyBaseWeights(
               if (report.ok()) *response = ToProto(*report);
               done(report.status());
             });
-      });
+      },
+      WhileDraining::kAnswer);
 }
 
 }  // namespace graft

@@ -260,7 +260,8 @@ grpc::ServerUnaryReactor* GenerationServiceImpl::CancelGeneration(
         response->set_was_running(
             registry_.Cancel(rpc.tenant, request->request_id()));
         done(absl::OkStatus());
-      });
+      },
+      WhileDraining::kAnswer);
 }
 
 }  // namespace graft

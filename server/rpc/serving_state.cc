@@ -14,11 +14,22 @@ void ServingState::SetDraining() {
   draining_ = true;
 }
 
+void ServingState::SetStopping() {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+  stopping_ = true;
+}
+
 absl::StatusOr<const Backend*> ServingState::Get() const {
-  if (draining()) {
-    return WithRetryDelay(
-        Error(ErrorReason::kDraining, "the server is shutting down"),
-        retry_delay_);
+  {
+    absl::MutexLock lock(&mu_);
+    if (draining_) {
+      return WithRetryDelay(Error(ErrorReason::kDraining,
+                                  stopping_ ? "the server is shutting down"
+                                            : "the server is draining: it "
+                                              "takes no new work"),
+                            retry_delay_);
+    }
   }
   return GetWhileDraining();
 }

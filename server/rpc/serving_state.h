@@ -33,6 +33,7 @@ struct Backend {
 //   starting   the port is open, the base model loads
 //   serving    from SetServing on
 //   draining   from SetDraining on; for good: nothing new is accepted
+//   stopping   from SetStopping on; the same, and the process ends
 //
 // Thread-safe.
 class ServingState {
@@ -44,6 +45,7 @@ class ServingState {
   // `backend` outlives the server that asks for it.
   void SetServing(const Backend* backend) ABSL_LOCKS_EXCLUDED(mu_);
   void SetDraining() ABSL_LOCKS_EXCLUDED(mu_);
+  void SetStopping() ABSL_LOCKS_EXCLUDED(mu_);
 
   // The backend, or UNAVAILABLE STARTING or DRAINING with the retry delay.
   absl::StatusOr<const Backend*> Get() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -52,6 +54,7 @@ class ServingState {
   absl::StatusOr<const Backend*> GetWhileDraining() const
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // True while it stops, too.
   bool draining() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -59,6 +62,7 @@ class ServingState {
   mutable absl::Mutex mu_;
   const Backend* backend_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace graft

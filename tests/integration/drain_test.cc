@@ -111,12 +111,60 @@ TEST_F(DrainTest, AnIdleServerIsDrainedAtOnceAndForGood) {
   ASSERT_TRUE(counts.ok()) << counts.status();
   EXPECT_THAT(*counts, ElementsAre(0));
   EXPECT_EQ(ErrorReasonOf(Generate().status()), "DRAINING");
-  EXPECT_EQ(ErrorReasonOf(client_.GetServerInfo().status()), "DRAINING");
   EXPECT_EQ(CheckHealth(daemon_.NewChannel(), ""), Health::kNotServing);
   EXPECT_TRUE(Load().draining());
   const auto again = Drain();
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_THAT(*again, ElementsAre(0));
+}
+
+// What looks after a server, and helps it to drain, goes on.
+TEST_F(DrainTest, ADrainingServerAnswersWhatIsNoNewWork) {
+  daemon_.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  v1::LoadAdapterRequest load;
+  load.set_path("ink.safetensors");
+  ASSERT_TRUE(client_.LoadAdapter(load).ok());
+  daemon_.engine().Block(Call::kStep);
+  absl::StatusOr<GraftClient::Generated> running;
+  std::thread client([&] {
+    v1::GenerateImageRequest request;
+    request.set_steps(1);
+    request.set_request_id("mine");
+    request.add_adapters()->set_name("ink");
+    running =
+        client_.Generate(request, [](const v1::GenerateImageResponse&) {});
+  });
+  ASSERT_TRUE(daemon_.engine().WaitUntilBlocked(Call::kStep));
+  ASSERT_TRUE(Drain(/*timeout_ms=*/1).ok());
+
+  EXPECT_EQ(ErrorReasonOf(client_.LoadAdapter(load).status()), "DRAINING");
+  v1::UnloadAdapterRequest unload;
+  unload.set_name("ink");
+  EXPECT_EQ(ErrorReasonOf(client_.UnloadAdapter(unload).status()), "DRAINING");
+  EXPECT_TRUE(client_.GetServerInfo().ok());
+  const auto adapters = client_.ListAdapters();
+  ASSERT_TRUE(adapters.ok()) << adapters.status();
+  EXPECT_THAT(*adapters, SizeIs(1));
+  const auto stub = v1::AdapterService::NewStub(daemon_.NewChannel());
+  v1::GetAdapterRequest get;
+  get.set_name("ink");
+  v1::Adapter adapter;
+  grpc::ClientContext get_context;
+  EXPECT_TRUE(stub->GetAdapter(&get_context, get, &adapter).ok());
+  const auto generation = v1::GenerationService::NewStub(daemon_.NewChannel());
+  v1::CancelGenerationRequest cancel;
+  cancel.set_request_id("mine");
+  v1::CancelGenerationResponse cancelled;
+  grpc::ClientContext cancel_context;
+  EXPECT_TRUE(
+      generation->CancelGeneration(&cancel_context, cancel, &cancelled).ok());
+  EXPECT_TRUE(cancelled.was_running());
+  daemon_.engine().Unblock(Call::kStep);
+  client.join();
+  EXPECT_EQ(ErrorReasonOf(running.status()), "CLIENT_CANCELLED");
+  EXPECT_TRUE(client_.VerifyBaseWeights({}).ok());
+  unload.set_force(true);
+  EXPECT_TRUE(client_.UnloadAdapter(unload).ok());
 }
 
 TEST_F(DrainTest, TellsWhatIsLeftUntilNothingIs) {

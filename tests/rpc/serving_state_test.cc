@@ -1,11 +1,14 @@
 #include "server/rpc/serving_state.h"
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
 namespace {
+
+using testing::HasSubstr;
 
 TEST(ServingStateTest, RefusesUntilTheBackendIsThere) {
   ServingState state(absl::Seconds(2));
@@ -23,6 +26,17 @@ TEST(ServingStateTest, DrainingIsForGood) {
   state.SetServing(&backend);  // the base was loaded too late
   EXPECT_THAT(state.Get(), HasReason(ErrorReason::kDraining));
   EXPECT_EQ(GetRetryDelay(state.Get().status()), absl::Seconds(2));
+}
+
+TEST(ServingStateTest, TellsDrainingFromStopping) {
+  ServingState state(absl::Seconds(2));
+  state.SetDraining();
+  EXPECT_THAT(state.Get(),
+              HasReason(ErrorReason::kDraining, HasSubstr("is draining")));
+  state.SetStopping();
+  EXPECT_THAT(state.Get(),
+              HasReason(ErrorReason::kDraining, HasSubstr("shutting down")));
+  EXPECT_TRUE(state.draining());
 }
 
 TEST(ServingStateTest, SomeMethodsWorkWhileItDrains) {
