@@ -181,6 +181,7 @@ absl::Status Daemon::LoadBackend() {
     AdapterUpload::RemoveLeftovers(options_.adapter_dir);
   }
   GRAFT_ASSIGN_OR_RETURN(engine_, factory_(options_.engine));
+  GRAFT_RETURN_IF_ERROR(ValidateDefaultSize(engine_->info(), options_.limits));
   AdapterStore::Options store_options;
   store_options.file_limits.max_header_bytes =
       static_cast<size_t>(options_.limits.max_adapter_header_bytes);

@@ -61,7 +61,8 @@ class Daemon {
   const std::string& address() const { return server_->address(); }
 
   // Waits until the base model is loaded and the daemon serves. The engine's
-  // error if it cannot be; DRAINING if RequestStop came first.
+  // error if it cannot be, or INVALID_FIELD if options contradict the model;
+  // DRAINING if RequestStop came first.
   absl::Status WaitUntilServing() ABSL_LOCKS_EXCLUDED(mu_);
 
   // The port of /metrics. REQUIRES: options.metrics_listen is not empty.

@@ -1,11 +1,13 @@
 #include "server/daemon_options.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -64,6 +66,13 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
                  as_double(options.max_adapter_device_bytes), 0, 1e18),
       NumberRule("adapter_poll", absl::ToDoubleSeconds(options.adapter_poll), 0,
                  1e6),
+      NumberRule("max_connection_age",
+                 absl::ToDoubleSeconds(options.transport.max_connection_age), 1,
+                 1e6),
+      NumberRule(
+          "max_connection_age_grace",
+          absl::ToDoubleSeconds(options.transport.max_connection_age_grace), 0,
+          1e6),
       NumberRule("max_queued_work", as_double(limits.max_queued_work), 1, 1e18),
       NumberRule("default_steps", options.default_steps, 1, limits.max_steps),
       NumberRule("default_guidance_scale", options.default_guidance_scale, 0,
@@ -78,6 +87,13 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
     return Wrong("min_side", absl::StrCat("must not be above --max_side, which "
                                           "is ",
                                           limits.max_side));
+  }
+  const int largest_side = limits.max_side - limits.max_side % kSideMultiple;
+  if (limits.min_side > largest_side) {
+    return Wrong(
+        "min_side",
+        absl::StrCat("there is no multiple of ", kSideMultiple, " from it to ",
+                     "--max_side, which is ", limits.max_side));
   }
   if (options.exit_timeout < absl::ZeroDuration()) {
     return Wrong("exit_timeout", "must not be negative");
@@ -102,6 +118,28 @@ absl::Status CheckDevice(const std::string& device) {
   }
   return Wrong("device", absl::StrCat("must be auto, cpu or cuda:N, not \"",
                                       EscapeUntrusted(device), "\""));
+}
+
+// Whatever TLS there is: metrics are served without.
+absl::Status CheckMetricsListen(const DaemonOptions& options) {
+  const std::string& address = options.metrics_listen;
+  if (address.empty()) return absl::OkStatus();
+  // To its HTTP server a comma begins a second address.
+  if (absl::StrContains(address, ',')) {
+    return Wrong("metrics_listen",
+                 absl::StrCat("\"", EscapeUntrusted(address),
+                              "\" is more than one HOST:PORT"));
+  }
+  const auto loopback = IsLoopbackAddress(address);
+  if (!loopback.ok()) {
+    return Wrong("metrics_listen", loopback.status().message());
+  }
+  if (*loopback || options.allow_insecure) return absl::OkStatus();
+  return Wrong("metrics_listen",
+               absl::StrCat("\"", EscapeUntrusted(address),
+                            "\" can be reached from other machines, and "
+                            "everybody may read metrics there, unencrypted; "
+                            "give --allow_insecure if that is meant"));
 }
 
 absl::Status CheckListen(const DaemonOptions& options) {
@@ -145,7 +183,18 @@ absl::Status ValidateDaemonOptions(const DaemonOptions& options) {
   GRAFT_RETURN_IF_ERROR(CheckDevice(options.engine.device));
   GRAFT_RETURN_IF_ERROR(CheckNumbers(options));
   GRAFT_RETURN_IF_ERROR(CheckTlsFiles(options.transport.tls));
+  GRAFT_RETURN_IF_ERROR(CheckMetricsListen(options));
   return CheckListen(options);
+}
+
+absl::Status ValidateDefaultSize(const EngineInfo& model,
+                                 const RequestLimits& limits) {
+  const int side = std::max(model.default_width, model.default_height);
+  if (side <= limits.max_side) return absl::OkStatus();
+  return Wrong("max_side",
+               absl::StrCat("must not be below the model's own size, which is ",
+                            model.default_width, "x", model.default_height,
+                            ", not ", limits.max_side));
 }
 
 absl::StatusOr<ComputeDtype> ParseComputeDtype(absl::string_view text) {

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/common/log.h"
+#include "server/engine/engine.h"
 #include "server/engine/engine_options.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/request_validation.h"
@@ -24,9 +25,9 @@ struct DaemonOptions {
   std::string adapter_dir;
   // Bearer tokens, see TokenTable; empty: callers need none.
   std::string token_file;
-  // Where Prometheus finds /metrics, HOST:PORT; empty: nowhere.
+  // Where Prometheus finds /metrics, HOST:PORT, without TLS; empty: nowhere.
   std::string metrics_listen;
-  // Listen on an address that other machines can reach, without TLS.
+  // Listen on addresses that other machines can reach, without TLS.
   bool allow_insecure = false;
   // What requests that say nothing get, and clients are recommended.
   int default_steps = 25;
@@ -50,10 +51,15 @@ struct DaemonOptions {
 };
 
 // Checks all of it: ranges, that --model and --adapter_dir are folders, that
-// the files of TLS fit together, and that --listen is a loopback address unless
-// there is TLS or --allow_insecure. INVALID_FIELD names the first flag that is
-// wrong.
+// the files of TLS fit together, that --listen is a loopback address unless
+// there is TLS or --allow_insecure, and --metrics_listen unless there is
+// --allow_insecure. INVALID_FIELD names the first flag that is wrong.
 absl::Status ValidateDaemonOptions(const DaemonOptions& options);
+
+// What only the loaded model tells: INVALID_FIELD (field "max_side") if images
+// of its own size, which requests get that name none, would be refused.
+absl::Status ValidateDefaultSize(const EngineInfo& model,
+                                 const RequestLimits& limits);
 
 // What flags spell: "auto", "float32", "bfloat16", "float16"; "undo_log",
 // "backup"; "debug", "info", "warning", "error"; "on", "off". INVALID_FIELD

@@ -39,8 +39,8 @@ ABSL_FLAG(std::string, adapter_dir, "",
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "HOST:PORT to serve on; port 0 picks a free one");
 ABSL_FLAG(bool, allow_insecure, false,
-          "Serve on an address that other machines can reach, though there is "
-          "no encryption");
+          "Serve on addresses that other machines can reach (--listen, "
+          "--metrics_listen), though there is no encryption");
 ABSL_FLAG(std::string, tls_cert, "",
           "PEM file with the certificate chain to serve TLS with; it may be "
           "replaced while graftd runs, as the other two may. Empty: no TLS");
@@ -59,7 +59,8 @@ ABSL_FLAG(
     "no token");
 ABSL_FLAG(std::string, metrics_listen, "",
           "HOST:PORT to serve Prometheus metrics on, path /metrics, without "
-          "encryption; empty: nowhere");
+          "encryption or tokens; a HOST that other machines can reach needs "
+          "--allow_insecure. Empty: nowhere");
 ABSL_FLAG(std::string, device, "auto",
           "Where to compute: auto (a GPU if there is one), cpu or cuda:N");
 ABSL_FLAG(std::string, dtype, "auto",
@@ -110,6 +111,12 @@ ABSL_FLAG(int, max_batch_size, 4,
           "Images that make a step together at most, with --batching=on");
 ABSL_FLAG(int, max_connections, 0,
           "Connections that may be open; 0: as many as there are descriptors");
+ABSL_FLAG(absl::Duration, max_connection_age, absl::Minutes(30),
+          "How long a connection takes new calls, so that load balancers can "
+          "spread clients anew");
+ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::Minutes(10),
+          "How long calls of such a connection may go on then; a call never "
+          "lasts longer than both together, whatever its deadline");
 ABSL_FLAG(int, max_steps, 1000, "Denoising steps of an image");
 ABSL_FLAG(int, min_side, 64, "Pixels of an image's shorter side");
 ABSL_FLAG(int, max_side, 2048, "Pixels of an image's longer side");
@@ -130,7 +137,8 @@ namespace {
 
 constexpr char kUsage[] =
     "graftd keeps one Stable Diffusion model resident and serves images over "
-    "gRPC,\nswitching LoRA and LoCon adapters in place for each request.\n\n"
+    "gRPC,\nswitching LoRA adapters and their relatives in place for each "
+    "request.\n\n"
     "  graftd                                     the demo model\n"
     "  graftd --model DIR --adapter_dir DIR       your own\n"
     "  graftd --model DIR --adapter_dir DIR --export ink=0.8 --export_to FILE\n"
@@ -256,6 +264,10 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
   options.limits = LimitsFromFlags();
   options.transport.listen = absl::GetFlag(FLAGS_listen);
   options.transport.max_connections = absl::GetFlag(FLAGS_max_connections);
+  options.transport.max_connection_age =
+      absl::GetFlag(FLAGS_max_connection_age);
+  options.transport.max_connection_age_grace =
+      absl::GetFlag(FLAGS_max_connection_age_grace);
   options.transport.max_message_bytes = options.limits.max_message_bytes;
   options.transport.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
                            .key = absl::GetFlag(FLAGS_tls_key),

@@ -19,7 +19,7 @@
 namespace graft {
 
 // How the server treats connections. The defaults are what hostile networks
-// taught; see ARCHITECTURE.md.
+// taught: no client can hold a connection, a stream or memory for ever.
 struct TransportOptions {
   std::string listen = "127.0.0.1:50051";
   // 0: as many as the process may have descriptors for.
@@ -36,7 +36,7 @@ struct TransportOptions {
   // A client that pings faster is cut off.
   absl::Duration min_ping_interval = absl::Seconds(10);
   // Clients reconnect after it, so that a load balancer can spread them anew;
-  // what runs then has the grace to end.
+  // what runs then has the grace to end. No call lasts longer than both.
   absl::Duration max_connection_age = absl::Minutes(30);
   absl::Duration max_connection_age_grace = absl::Minutes(10);
   // A client that does not take one message in this time is cut off: a stopped

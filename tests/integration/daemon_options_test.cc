@@ -72,6 +72,18 @@ TEST_F(DaemonOptionsTest, WrongOptionsNameTheirFlag) {
       {[](auto& o) { o.default_guidance_scale = 101; },
        "default_guidance_scale"},
       {[](auto& o) { o.exit_timeout = -absl::Seconds(1); }, "exit_timeout"},
+      {[](auto& o) { o.limits.min_side = o.limits.max_side = 100; },
+       "min_side"},
+      {[](auto& o) { o.transport.max_connection_age = absl::ZeroDuration(); },
+       "max_connection_age"},
+      {[](auto& o) {
+         o.transport.max_connection_age_grace = -absl::Seconds(1);
+       },
+       "max_connection_age_grace"},
+      {[](auto& o) { o.metrics_listen = "9464"; }, "metrics_listen"},
+      {[](auto& o) { o.metrics_listen = ":9464"; }, "metrics_listen"},
+      {[](auto& o) { o.metrics_listen = "127.0.0.1:1,2"; }, "metrics_listen"},
+      {[](auto& o) { o.metrics_listen = "0.0.0.0:9464"; }, "metrics_listen"},
   };
   for (const BadOption& bad : kBad) {
     DaemonOptions options = options_;
@@ -90,6 +102,30 @@ TEST_F(DaemonOptionsTest, OtherMachinesNeedAllowInsecure) {
       HasReason(ErrorReason::kInvalidField, HasSubstr("--allow_insecure")));
   options_.allow_insecure = true;
   EXPECT_THAT(ValidateDaemonOptions(options_), IsOk());
+}
+
+// There is no TLS for metrics that could stand for it.
+TEST_F(DaemonOptionsTest, MetricsForOtherMachinesNeedAllowInsecure) {
+  options_.metrics_listen = "0.0.0.0:9464";
+  EXPECT_THAT(
+      ValidateDaemonOptions(options_),
+      HasReason(ErrorReason::kInvalidField, HasSubstr("--allow_insecure")));
+  options_.allow_insecure = true;
+  EXPECT_THAT(ValidateDaemonOptions(options_), IsOk());
+  options_.allow_insecure = false;
+  options_.metrics_listen = "[::1]:9464";
+  EXPECT_THAT(ValidateDaemonOptions(options_), IsOk());
+}
+
+TEST_F(DaemonOptionsTest, ModelsOwnSizeMustBeAllowed) {
+  EngineInfo model;
+  model.default_width = 512;
+  model.default_height = 768;
+  options_.limits.max_side = 768;
+  EXPECT_THAT(ValidateDefaultSize(model, options_.limits), IsOk());
+  options_.limits.max_side = 760;
+  EXPECT_THAT(ValidateDefaultSize(model, options_.limits),
+              HasReason(ErrorReason::kInvalidField, HasSubstr("--max_side")));
 }
 
 TEST_F(DaemonOptionsTest, OtherMachinesMayComeWithTls) {
