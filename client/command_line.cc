@@ -16,6 +16,7 @@
 #include "client/client_status.h"
 #include "client/commands/command.h"
 #include "client/graft_client.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -40,15 +41,17 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
       ->capture_default_str()
       ->type_name("HOST:PORT");
   app.add_option("--timeout", options.timeout_seconds,
-                 "Seconds to wait for an answer")
+                 "Seconds to wait for an answer, all tries together; the "
+                 "server may end a call earlier (graftd "
+                 "--max_connection_age)")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(CheckSeconds)
       ->type_name("SECONDS");
   app.add_option("--retries", options.retries,
                  "How often to try again when the server is busy, starting or "
                  "away")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(CheckNumber)
       ->type_name("N");
   app.add_option("--tls_ca", options.tls_ca,
                  "PEM file with who may certify the server; switches TLS on")
@@ -82,6 +85,7 @@ std::vector<std::unique_ptr<Command>> AddCommands(CLI::App& app) {
   commands.push_back(MakeAdapterUnloadCommand(*adapter));
   commands.push_back(MakeAdapterPinCommand(*adapter));
   commands.push_back(MakeAdapterUnpinCommand(*adapter));
+  commands.push_back(MakeHealthCommand(app));
   commands.push_back(MakeInfoCommand(app));
   commands.push_back(MakeStatusCommand(app));
   commands.push_back(MakeVerifyCommand(app));

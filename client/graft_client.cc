@@ -12,8 +12,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/client_status.h"
 #include "client/file_digest.h"
+#include "client/health_check.h"
 
 namespace graft {
 namespace {
@@ -180,6 +182,18 @@ absl::StatusOr<std::vector<v1::Adapter>> GraftClient::ListAdapters() {
   return adapters;
 }
 
+absl::Status GraftClient::CheckHealth() {
+  bool serving = false;
+  const absl::Status status = Call([&](grpc::ClientContext& context) {
+    return graft::CheckHealth(channel_, context, serving);
+  });
+  if (!status.ok() || serving) return status;
+  return WithErrorReason(
+      absl::UnavailableError("the server is there, but does not serve: it "
+                             "starts, drains, or its base is damaged"),
+      "NOT_SERVING");
+}
+
 absl::StatusOr<v1::ServerInfo> GraftClient::GetServerInfo() {
   v1::ServerInfo info;
   const absl::Status status = Call([&](grpc::ClientContext& context) {
@@ -232,11 +246,13 @@ absl::Status GraftClient::Call(const Attempt& attempt) {
       context.AddMetadata("authorization", "Bearer " + options_.token);
     }
     absl::Status status = FromGrpcStatus(attempt(context));
+    const absl::Duration delay = RetryDelayOf(status).value_or(backoff);
+    // A try after the deadline is none: better the error that there is now.
     const bool again = status.code() == absl::StatusCode::kUnavailable &&
                        tries_left > 0 &&
-                       std::chrono::system_clock::now() < deadline;
+                       absl::FromChrono(deadline) > absl::Now() + delay;
     if (!again) return Explain(std::move(status), options_.server);
-    options_.sleep(RetryDelayOf(status).value_or(backoff));
+    options_.sleep(delay);
     backoff *= 2;
   }
 }

@@ -37,7 +37,7 @@ class GraftClient {
     ChannelSecurity security = {};
     // Sent with every call; empty: none.
     std::string token = "";
-    // Of one call, all tries together.
+    // Of one call, all tries together, and the waits between them.
     absl::Duration timeout = absl::Minutes(10);
     // How often a call is tried again after UNAVAILABLE, which is the one error
     // that says so: after the delay that the server asks for, else after 1, 2,
@@ -73,6 +73,9 @@ class GraftClient {
       const v1::UpdateAdapterRequest& request);
   // All pages.
   absl::StatusOr<std::vector<v1::Adapter>> ListAdapters();
+  // OK if the server serves; UNAVAILABLE with the reason NOT_SERVING if it is
+  // there, but does not: it loads its model, drains, or its base is damaged.
+  absl::Status CheckHealth();
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
   absl::StatusOr<v1::ServerLoad> GetLoad();
   // Calls `on_left` with the number of requests that are left whenever it

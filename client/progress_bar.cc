@@ -25,8 +25,9 @@ ProgressBar::ProgressBar(const Console& console, uint32_t images)
 
 void ProgressBar::Show(const v1::GenerateImageResponse& event) {
   if (event.has_queued() && event.queued().position() > 0) {
-    Draw(absl::StrCat("waiting behind ", event.queued().position(),
-                      " requests"));
+    const uint32_t position = event.queued().position();
+    Draw(absl::StrCat("waiting behind ", position,
+                      position == 1 ? " request" : " requests"));
   } else if (event.has_progress()) {
     const v1::Progress& progress = event.progress();
     Draw(absl::StrCat(

@@ -4,6 +4,7 @@
 #include "absl/status/statusor.h"
 #include "client/commands/command.h"
 #include "client/loaded_adapter.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -15,13 +16,16 @@ class AdapterLoadCommand : public Command {
     app_->add_option("FILE", path_,
                      "The file, or folder of PEFT, by its path relative to "
                      "the server's --adapter_dir")
+        ->check(CheckUtf8)
         ->required();
     app_->add_option("--name", name_,
-                     "What to call it (default: the file's stem)");
+                     "What to call it (default: the file's stem)")
+        ->check(CheckUtf8);
     app_->add_option("--component", component_,
                      "What a PEFT folder changes: unet or text_encoder "
-                     "(default: unet)");
-    app_->add_flag("--allow-partial", allow_partial_,
+                     "(default: unet)")
+        ->check(CheckUtf8);
+    app_->add_flag("--allow_partial,--allow-partial", allow_partial_,
                    "Take it even if some of its keys do not fit the base");
     app_->add_flag("--replace", allow_replace_,
                    "Replace other content that is loaded under this name");

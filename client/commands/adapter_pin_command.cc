@@ -3,6 +3,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/commands/command.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -17,7 +18,7 @@ class AdapterPinCommand : public Command {
             pinned ? "Keep a loaded adapter on the device, and let nobody "
                      "unload it"
                    : "Undo pin")) {
-    app_->add_option("NAME", name_, "Its name")->required();
+    app_->add_option("NAME", name_, "Its name")->check(CheckUtf8)->required();
   }
 
   bool called() const override { return app_->parsed(); }

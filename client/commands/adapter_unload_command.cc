@@ -3,6 +3,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/commands/command.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -12,11 +13,11 @@ class AdapterUnloadCommand : public Command {
   explicit AdapterUnloadCommand(CLI::App& adapter)
       : app_(adapter.add_subcommand(
             "unload", "Forget an adapter, when no request uses it any more")) {
-    app_->add_option("NAME", name_, "Its name")->required();
+    app_->add_option("NAME", name_, "Its name")->check(CheckUtf8)->required();
     CLI::Option* const force =
         app_->add_flag("--force", force_,
                        "End the requests that use it, do not wait for them");
-    app_->add_flag("--if-unused", only_if_unused_,
+    app_->add_flag("--if_unused,--if-unused", only_if_unused_,
                    "Fail if a request uses it, do not wait")
         ->excludes(force);
   }

@@ -5,6 +5,7 @@
 #include "absl/status/statusor.h"
 #include "client/commands/command.h"
 #include "client/loaded_adapter.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -18,8 +19,9 @@ class AdapterUploadCommand : public Command {
     app_->add_option("FILE", path_, "The .safetensors file, on this machine")
         ->required();
     app_->add_option("--name", name_,
-                     "What to call it (default: the file's stem)");
-    app_->add_flag("--allow-partial", allow_partial_,
+                     "What to call it (default: the file's stem)")
+        ->check(CheckUtf8);
+    app_->add_flag("--allow_partial,--allow-partial", allow_partial_,
                    "Take it even if some of its keys do not fit the base");
     app_->add_flag("--replace", allow_replace_,
                    "Replace other content that the server has under this name");
@@ -31,6 +33,10 @@ class AdapterUploadCommand : public Command {
     v1::UploadAdapterHeader header;
     header.set_name(name_.empty() ? std::filesystem::path(path_).stem().string()
                                   : name_);
+    if (!CheckUtf8(header.name()).empty()) {
+      return absl::InvalidArgumentError(
+          "the file's stem is no UTF-8 and cannot be its name; give --name");
+    }
     header.set_allow_partial(allow_partial_);
     header.set_allow_replace(allow_replace_);
     const absl::StatusOr<v1::LoadAdapterResponse> response =

@@ -30,6 +30,7 @@ std::unique_ptr<Command> MakeAdapterListCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeAdapterUnloadCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeAdapterPinCommand(CLI::App& adapter);
 std::unique_ptr<Command> MakeAdapterUnpinCommand(CLI::App& adapter);
+std::unique_ptr<Command> MakeHealthCommand(CLI::App& parent);
 std::unique_ptr<Command> MakeInfoCommand(CLI::App& parent);
 std::unique_ptr<Command> MakeStatusCommand(CLI::App& parent);
 std::unique_ptr<Command> MakeVerifyCommand(CLI::App& parent);

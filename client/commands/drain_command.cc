@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "client/commands/command.h"
+#include "client/option_checks.h"
 
 namespace graft {
 namespace {
@@ -24,6 +25,7 @@ class DrainCommand : public Command {
             "that it has; the exit code is 0 only when none is left")) {
     app_->add_option("--wait", wait_seconds_,
                      "Seconds to wait at most (default: as --timeout)")
+        ->check(CheckSeconds)
         ->check(CLI::Range(0.001, kMaxSeconds))
         ->type_name("SECONDS");
   }

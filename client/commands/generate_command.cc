@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -14,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/adapter_option.h"
 #include "client/commands/command.h"
+#include "client/option_checks.h"
 #include "client/progress_bar.h"
 
 namespace graft {
@@ -92,15 +96,23 @@ std::string PreviewName(const std::string& out, size_t count, size_t index) {
 
 // Better now than after minutes of work.
 absl::Status CheckFolder(const std::string& out) {
-  const std::filesystem::path folder =
-      std::filesystem::absolute(out).parent_path();
   std::error_code error;
+  const std::filesystem::path path = std::filesystem::absolute(out, error);
+  if (out.empty() || error || !path.has_filename()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--out \"", out, "\": give the name of a file"));
+  }
+  if (std::filesystem::is_directory(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--out ", out, ": is a folder; give the name of a file in it"));
+  }
+  const std::filesystem::path folder = path.parent_path();
   if (std::filesystem::is_directory(folder, error)) return absl::OkStatus();
   return absl::NotFoundError(
       absl::StrCat("--out ", out, ": there is no folder ", folder.string()));
 }
 
-absl::Status WriteFile(const std::string& name, const std::string& bytes) {
+absl::Status WriteInPlace(const std::string& name, const std::string& bytes) {
   errno = 0;
   std::ofstream file(name, std::ios::binary | std::ios::trunc);
   file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -108,6 +120,25 @@ absl::Status WriteFile(const std::string& name, const std::string& bytes) {
   if (file) return absl::OkStatus();
   return absl::ErrnoToStatus(errno != 0 ? errno : EIO,
                              absl::StrCat("cannot write ", name));
+}
+
+// Nobody sees half a file under `name`, and what was there stays if there is no
+// room. What is no plain file (a pipe, a link) is written to as it is.
+absl::Status WriteFile(const std::string& name, const std::string& bytes) {
+  std::error_code error;
+  const std::filesystem::file_type type =
+      std::filesystem::symlink_status(name, error).type();
+  if (type != std::filesystem::file_type::regular &&
+      type != std::filesystem::file_type::not_found) {
+    return WriteInPlace(name, bytes);
+  }
+  const std::string temporary = absl::StrCat(name, ".", getpid(), ".part");
+  absl::Status status = WriteInPlace(temporary, bytes);
+  if (status.ok() && std::rename(temporary.c_str(), name.c_str()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", name));
+  }
+  if (!status.ok()) std::remove(temporary.c_str());
+  return status;
 }
 
 Json TimingsJson(const v1::GenerationTimings& timings) {
@@ -157,7 +188,11 @@ void PrintJson(const v1::Finished& finished,
 void PrintText(const v1::Finished& finished,
                const std::vector<std::string>& files, std::ostream& out) {
   for (size_t i = 0; i < files.size(); ++i) {
-    out << files[i] << "  seed " << finished.seeds(static_cast<int>(i)) << "\n";
+    out << files[i];
+    if (const int image = static_cast<int>(i); image < finished.seeds_size()) {
+      out << "  seed " << finished.seeds(image);
+    }
+    out << "\n";
   }
   const v1::GenerationTimings& timings = finished.timings();
   out << "queue " << FormatMilliseconds(timings.queue_ms()) << ", switch "
@@ -176,9 +211,11 @@ class GenerateCommand : public Command {
  public:
   explicit GenerateCommand(CLI::App& parent)
       : app_(parent.add_subcommand("generate", "Make images from a prompt")) {
-    app_->add_option("PROMPT", options_.prompt, "What to draw")->required();
-    app_->add_option("--negative", options_.negative,
-                     "What to steer away from");
+    app_->add_option("PROMPT", options_.prompt, "What to draw")
+        ->check(CheckUtf8)
+        ->required();
+    app_->add_option("--negative", options_.negative, "What to steer away from")
+        ->check(CheckUtf8);
     app_->add_option("--adapter", options_.adapters,
                      "A loaded adapter, with weight 1 unless given, for all "
                      "steps or for a part of them; repeat it for several "
@@ -187,27 +224,34 @@ class GenerateCommand : public Command {
                      "of the steps: sketch=0.8@0-0.4 merges sketch with weight "
                      "0.8 for the first 40 % of the steps")
         ->allow_extra_args(false)
+        ->check(CheckUtf8)
         ->type_name(kAdapterOptionForm);
     app_->add_option("--steps", options_.steps,
-                     "Denoising steps (default: what the server recommends)");
+                     "Denoising steps (default: what the server recommends)")
+        ->check(CheckNumber);
     app_->add_option("--guidance", options_.guidance,
                      "Classifier-free guidance scale (default: the server's)");
     app_->add_option("--sampler", options_.sampler,
-                     "ddim, euler, euler_a or dpmpp_2m (default: the model's)");
+                     "ddim, euler, euler_a or dpmpp_2m (default: the model's)")
+        ->check(CheckUtf8);
     app_->add_option("--seed", options_.seed,
                      "Of the noise (default: a random one, which is printed)")
         ->check(CheckSeed)
         ->type_name("UINT64");
     app_->add_option("--width", options_.width,
-                     "Pixels, a multiple of 8 (default: the model's)");
+                     "Pixels, a multiple of 8 (default: the model's)")
+        ->check(CheckNumber);
     app_->add_option("--height", options_.height,
-                     "Pixels, a multiple of 8 (default: the model's)");
+                     "Pixels, a multiple of 8 (default: the model's)")
+        ->check(CheckNumber);
     app_->add_option("--count", options_.count,
                      "Images; image i has seed + i and goes to FILE-i.png")
+        ->check(CheckNumber)
         ->capture_default_str();
     app_->add_option("--preview_interval", options_.preview_interval,
                      "Every so many steps write what the image may become, "
                      "small and rough, to FILE.preview.png; 0: never")
+        ->check(CheckNumber)
         ->capture_default_str();
     app_->add_option("--priority", options_.priority,
                      "interactive, or batch: let the requests of those who "

@@ -31,9 +31,9 @@ class CommandLineTest : public testing::Test {
 TEST_F(CommandLineTest, HelpShowsTheCommands) {
   EXPECT_EQ(Run({"--help"}), 0);
   for (const char* const part :
-       {"generate", "adapter", "info", "verify", "--server", "GRAFT_SERVER",
-        "--timeout", "--retries", "--tls_ca", "--tls_cert", "--tls_key",
-        "--token_file"}) {
+       {"generate", "adapter", "health", "info", "verify", "--server",
+        "GRAFT_SERVER", "--timeout", "--retries", "--tls_ca", "--tls_cert",
+        "--tls_key", "--token_file"}) {
     EXPECT_THAT(out_.str(), HasSubstr(part));
   }
   EXPECT_THAT(err_.str(), IsEmpty());
@@ -72,6 +72,19 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
       {"info", "--tls_key", "key.pem"},
       {"info", "--tls_cert", "cert.pem", "--tls_key", "key.pem"},
       {"adapter", "upload"},
+      {"generate", "a star", "--count", "010"},
+      {"generate", "a star", "--count", "-1"},
+      {"generate", "a star", "--steps", "0x10"},
+      {"generate", "a st\xffr"},
+      {"generate", "a star", "--negative", "\xc0\xaf"},
+      {"generate", "a star", "--adapter", "\xed\xa0\x80"},
+      {"adapter", "load", "\xff.safetensors"},
+      {"adapter", "unload", "\xff"},
+      {"adapter", "pin", "\xff"},
+      {"info", "--timeout", "nan"},
+      {"info", "--timeout", "1e300"},
+      {"info", "--retries", "010"},
+      {"drain", "--wait", "nan"},
   };
   for (const auto& mistake : kMistakes) {
     err_.str("");
@@ -84,6 +97,29 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
 TEST_F(CommandLineTest, WeightThatIsNoNumberIsRefusedHere) {
   EXPECT_EQ(Run({"generate", "a star", "--adapter", "ink=strong"}), 1);
   EXPECT_THAT(err_.str(), HasSubstr("--adapter ink=strong"));
+}
+
+TEST_F(CommandLineTest, OutputThatIsNoFileIsToldBeforeTheWork) {
+  for (const char* const out : {"", "/tmp", "/tmp/", "no/where.png"}) {
+    err_.str("");
+    EXPECT_EQ(Run({"generate", "a star", "--out", out}), 1);
+    EXPECT_THAT(err_.str(), HasSubstr("--out"));
+    EXPECT_EQ(err_.str().find("UNAVAILABLE"), std::string::npos) << err_.str();
+  }
+}
+
+// As graftd's, with "_"; those that once had "-" still do.
+TEST_F(CommandLineTest, FlagsMayBeWrittenBothWays) {
+  for (const char* const flag : {"--allow_partial", "--allow-partial"}) {
+    for (const char* const command : {"load", "upload"}) {
+      EXPECT_EQ(Run({"adapter", command, "--help", flag}), 0) << err_.str();
+    }
+  }
+  for (const char* const flag : {"--if_unused", "--if-unused"}) {
+    EXPECT_EQ(Run({"adapter", "unload", "--help", flag}), 0) << err_.str();
+  }
+  EXPECT_THAT(out_.str(), HasSubstr("--allow_partial"));
+  EXPECT_THAT(out_.str(), HasSubstr("--if_unused"));
 }
 
 TEST_F(CommandLineTest, FilesThatCannotBeReadAreNamed) {

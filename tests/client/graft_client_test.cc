@@ -163,6 +163,15 @@ TEST_F(GraftClientTest, GivesUpAfterTheTriesItWasTold) {
   EXPECT_EQ(admin_.calls, 3);
 }
 
+// The wait would be longer than what is left of the time.
+TEST_F(GraftClientTest, DoesNotWaitBeyondItsTimeout) {
+  admin_.answers = {Unavailable(61), Unavailable(0)};
+  EXPECT_EQ(Client(/*retries=*/5).GetServerInfo().status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(admin_.calls, 1);
+  EXPECT_THAT(slept_, IsEmpty());
+}
+
 TEST_F(GraftClientTest, OtherErrorsAreNotTriedAgain) {
   admin_.answers = {grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "no")};
   EXPECT_FALSE(Client(/*retries=*/5).GetServerInfo().ok());

@@ -46,6 +46,14 @@ TEST_F(ProgressBarTest, OneOfSeveralImagesIsNamed) {
   EXPECT_THAT(err_.str(), EndsWith("] 20/20  image 2/3"));
 }
 
+TEST_F(ProgressBarTest, OneRequestIsOne) {
+  ProgressBar bar(Console{out_, err_, /*progress_bar=*/true}, 1);
+  v1::GenerateImageResponse event;
+  event.mutable_queued()->set_position(1);
+  bar.Show(event);
+  EXPECT_EQ(err_.str(), "\rwaiting behind 1 request");
+}
+
 TEST_F(ProgressBarTest, WaitingIsShown) {
   ProgressBar bar(Console{out_, err_, /*progress_bar=*/true}, 1);
   v1::GenerateImageResponse event;

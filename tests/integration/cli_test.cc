@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -240,7 +241,7 @@ TEST_F(CliTest, PinnedAdaptersStay) {
   EXPECT_THAT(Run({"adapter", "unload", "ink"}).err,
               StartsWith("graft: FAILED_PRECONDITION ADAPTER_PINNED: "));
   EXPECT_EQ(RunOk({"adapter", "unpin", "ink"}), "unpinned: ink\n");
-  RunOk({"adapter", "unload", "ink", "--if-unused"});
+  RunOk({"adapter", "unload", "ink", "--if_unused"});
   daemon_.adapter_dir().Write("night.safetensors", TinyLoraFile(1));
   RunOk({"adapter", "load", "night.safetensors", "--pin"});
   EXPECT_THAT(Run({"adapter", "unload", "night", "--force"}).err,
@@ -277,6 +278,29 @@ TEST_F(CliTest, DrainTellsWhetherAnythingIsLeft) {
   daemon_.engine().Unblock(FakeEngine::Call::kStep);
   client.join();
   EXPECT_THAT(RunOk({"drain"}), EndsWith("drained\n"));
+}
+
+// For supervisors and containers.
+TEST_F(CliTest, HealthSucceedsOnlyWhileTheServerServes) {
+  EXPECT_EQ(RunOk({"health"}), "serving\n");
+  RunOk({"drain"});
+  const Ran drained = Run({"health"});
+  EXPECT_EQ(drained.exit_code, 1);
+  EXPECT_THAT(drained.err, StartsWith("graft: UNAVAILABLE NOT_SERVING: "));
+}
+
+TEST_F(CliTest, FilesAreReplacedWholeAndNothingElseIsLeft) {
+  const std::string target = out_.Write("target.png", "old");
+  std::filesystem::create_symlink(target, Out("link.png"));
+  RunOk({"generate", "a star", "--steps", "1", "--out", target});
+  EXPECT_THAT(ReadFile(target), StartsWith("\x89PNG"));
+  out_.Write("target.png", "old");
+  RunOk({"generate", "a star", "--steps", "1", "--out", Out("link.png")});
+  EXPECT_TRUE(std::filesystem::is_symlink(Out("link.png")));
+  EXPECT_THAT(ReadFile(target), StartsWith("\x89PNG"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(out_.path()),
+                          std::filesystem::directory_iterator()),
+            2);
 }
 
 TEST_F(CliTest, FileOfThisMachineIsUploaded) {
