@@ -23,6 +23,7 @@
 #include "server/common/error.h"
 #include "server/common/log.h"
 #include "server/common/status_macros.h"
+#include "server/common/temporary_files.h"
 #include "server/common/version.h"
 #include "server/daemon.h"
 #include "server/daemon_options.h"
@@ -151,6 +152,9 @@ constexpr char kUsage[] =
 
 // sysexits.h's EX_SOFTWARE: a supervisor starts the program again.
 constexpr int kExitDamaged = 70;
+
+// As a shell tells of a program that a signal ended: plus its number.
+constexpr int kExitSignal = 128;
 
 // Whether a flag is one of this file's, and not a library's.
 bool IsOurs(const absl::CommandLineFlag& flag) {
@@ -322,6 +326,12 @@ absl::Status Export(const DaemonOptions& options) {
                          ParseExportList(absl::GetFlag(FLAGS_export)));
   const std::string file = absl::GetFlag(FLAGS_export_to);
   GRAFT_RETURN_IF_ERROR(CheckExportFile(file));
+  // There is nothing to finish or to save but the half file.
+  const SignalThread signals([](int signal) {
+    if (signal == SIGHUP) return;
+    RemoveTemporaryFiles();
+    std::_Exit(kExitSignal + signal);
+  });
   GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                          CreateTorchEngine(options.engine));
   GRAFT_ASSIGN_OR_RETURN(const std::string report,
@@ -366,6 +376,7 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(graft::kUsage);
   const absl::Status status = graft::Run(absl::ParseCommandLine(argc, argv));
   if (status.ok()) return EXIT_SUCCESS;
+  graft::FlushLog(absl::Seconds(1));  // the cause comes last
   std::cerr << "graftd: " << status.message() << std::endl;
   return graft::GetErrorReason(status) == graft::ErrorReason::kBaseWeightsDrift
              ? graft::kExitDamaged

@@ -63,6 +63,7 @@ void SignalThread::BlockSignals() {
   const sigset_t signals = AwaitedSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 SignalThread::SignalThread(std::function<void(int)> on_signal)

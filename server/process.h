@@ -32,7 +32,8 @@ std::string ExecutableDirectory();
 class SignalThread {
  public:
   // Blocks these signals for all threads that are started from now on, and has
-  // SIGPIPE ignored. REQUIRES: no other thread is there yet.
+  // SIGPIPE and SIGXFSZ ignored: what they tell of is an error of the write.
+  // REQUIRES: no other thread is there yet.
   static void BlockSignals();
 
   // Calls `on_signal` with the number of each signal that comes.

@@ -75,7 +75,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
 SafetensorsWriter::~SafetensorsWriter() {
   if (fd_ < 0) return;
   close(fd_);
-  unlink(temporary_.c_str());
+  unlink(temporary_.path().c_str());
 }
 
 absl::Status SafetensorsWriter::Append(absl::Span<const uint8_t> bytes) {
@@ -90,7 +90,7 @@ absl::Status SafetensorsWriter::Append(absl::Span<const uint8_t> bytes) {
 
 absl::Status SafetensorsWriter::Finish() {
   if (fsync(fd_) != 0) return Problem();
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Problem();
+  if (rename(temporary_.path().c_str(), path_.c_str()) != 0) return Problem();
   close(fd_);
   fd_ = -1;
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "server/common/temporary_files.h"
 #include "server/safetensors/tensor_view.h"
 
 namespace graft {
@@ -52,7 +53,7 @@ class SafetensorsWriter {
   absl::Status Problem() const;
 
   const std::string path_;
-  const std::string temporary_;
+  const TemporaryFile temporary_;
   int fd_;
 };
 

@@ -1,7 +1,9 @@
 // The real graftd: flags, output, signals, descriptors.
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -72,7 +74,7 @@ TEST(GraftdTest, BadFlagsEndItNamingTheFlag) {
       {"--batching=maybe", "--batching"},
       {"--tls_cert=/nowhere/cert.pem", "/nowhere/cert.pem"},
       {"--token_file=/nowhere/tokens", "/nowhere/tokens"},
-      {"--metrics_listen=nonsense", "--metrics_listen"},
+      {"--metrics_listen=9464", "--metrics_listen"},
       {"--export=ink", "--export_to"},
       {"--export_to=/nowhere/out.safetensors", "/nowhere"},
       {"argument", "argument"},
@@ -124,6 +126,56 @@ TEST(GraftdTest, ExportOfAMissingAdapterEndsWithOne) {
   EXPECT_EQ(daemon.Wait(), 1);
   EXPECT_THAT(daemon.log(), HasSubstr("nobody.safetensors"));
   EXPECT_FALSE(std::filesystem::exists(file));
+}
+
+TEST(GraftdTest, InterruptedExportLeavesNothing) {
+  const TempDir dir;
+  DaemonProcess daemon(
+      std::vector<std::string>{"--export_to=" + dir.File("out.safetensors")});
+  siginfo_t end{};
+  while (std::filesystem::is_empty(dir.path()) && end.si_pid == 0) {
+    waitid(P_PID, static_cast<id_t>(daemon.pid()), &end,
+           WEXITED | WNOHANG | WNOWAIT);
+  }
+  daemon.Signal(SIGTERM);
+  // The export may have been quicker: then its file is whole.
+  const int exit_code = daemon.Wait();
+  if (exit_code == 0) {
+    EXPECT_NE(ReadHeader(dir.File("out.safetensors")), "");
+    std::filesystem::remove(dir.File("out.safetensors"));
+  } else {
+    EXPECT_EQ(exit_code, 128 + SIGTERM);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+}
+
+TEST(GraftdTest, ModelLargerThanTheLimitEndsItNamingTheFlag) {
+  DaemonProcess daemon(
+      std::vector<std::string>{"--min_side=8", "--max_side=8"});
+  EXPECT_EQ(daemon.Wait(), 1);
+  EXPECT_THAT(daemon.log(), HasSubstr("--max_side"));
+}
+
+// Fault 6: the disk takes no more. Its own signal would end the process.
+TEST(GraftdTest, FileBeyondTheLimitIsRefused) {
+  const TempDir adapters;
+  DaemonProcess daemon(
+      std::vector<std::string>{"--adapter_dir=" + adapters.path()});
+  ASSERT_TRUE(daemon.WaitUntilServing()) << daemon.log();
+  const rlimit limit{64 << 10, 64 << 10};
+  ASSERT_EQ(prlimit(daemon.pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
+  const TempDir dir;
+  v1::UploadAdapterHeader header;
+  header.set_name("ink");
+  GraftClient client({.server = daemon.address()});
+  const absl::Status refused =
+      client.UploadAdapter(header, dir.Write("ink", std::string(1 << 20, 'x')))
+          .status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(ErrorReasonOf(refused), "QUOTA");
+  EXPECT_TRUE(std::filesystem::is_empty(adapters.path()));
+  EXPECT_TRUE(client.GetServerInfo().ok());
+  EXPECT_EQ(daemon.Stop(), 0);
 }
 
 TEST(GraftdTest, HangUpReadsTheTokensAgain) {
@@ -207,9 +259,11 @@ TEST(GraftdTest, FirstSignalDrainsAndSecondEndsAtOnce) {
   ASSERT_TRUE(running.WaitForNotificationWithTimeout(absl::Seconds(30)));
   daemon.Signal(SIGTERM);
   GraftClient other({.server = daemon.address()});
+  v1::LoadAdapterRequest load;
+  load.set_path("outline.safetensors");
   absl::Status refused;
   do {
-    refused = other.GetServerInfo().status();
+    refused = other.LoadAdapter(load).status();
   } while (refused.ok());
   EXPECT_EQ(ErrorReasonOf(refused), "DRAINING");
   daemon.Signal(SIGTERM);
