@@ -35,9 +35,11 @@ ENV PATH=/opt/graft/bin:$PATH \
     OMP_WAIT_POLICY=PASSIVE
 USER graft
 EXPOSE 50051
-# Health turns SERVING when the base is loaded.
+# Health turns SERVING when the base is loaded, and NOT_SERVING when the server
+# drains or its base is damaged. It needs no token; for a server with TLS, pass
+# --health-cmd with graft's --tls_ca (and --tls_cert, --tls_key).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
-  CMD ["graft", "--server", "127.0.0.1:50051", "info"]
+  CMD ["graft", "--server", "127.0.0.1:50051", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["graftd"]
 # The container's own network is the boundary: publish the port on a loopback
