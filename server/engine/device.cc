@@ -1,6 +1,7 @@
 #include "server/engine/device.h"
 
 #include <ATen/Context.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
 #include <fstream>
@@ -30,6 +31,15 @@ std::string OpenCuda() {
     return new std::string(CudaKernelsProblem());
   }();
   return *problem;
+}
+
+// Why there is no CUDA device with this number; empty if there is.
+// REQUIRES: OpenCuda().empty().
+std::string MissingDevice(int index) {
+  const int count =
+      c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount();
+  if (index < count) return "";
+  return absl::StrCat("the highest number here is cuda:", count - 1);
 }
 
 std::string CpuName() {
@@ -84,7 +94,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options) {
     }
   } else if (absl::StartsWith(options.device, "cuda:") &&
              absl::SimpleAtoi(options.device.substr(5), &index) && index >= 0) {
-    const std::string problem = OpenCuda();
+    std::string problem = OpenCuda();
+    if (problem.empty()) problem = MissingDevice(index);
     if (!problem.empty()) {
       return Error(ErrorReason::kModelUnsupported,
                    absl::StrCat("--device=", options.device,
@@ -101,7 +112,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options) {
   if (cuda) {
     choice.device =
         c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
-    choice.name = choice.device.str();
+    choice.name = CudaDeviceName(choice.device);
   }
   return choice;
 }

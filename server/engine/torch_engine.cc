@@ -154,6 +154,11 @@ class TorchEngine : public Engine {
   std::string WeightsSha256() const override;
   std::string AddressesSha256() const override;
 
+  // Draws what nobody sees, so that no request waits for what a CUDA device
+  // does but once: its libraries are loaded, handles and workspaces made.
+  // Errors as for a request of the default size.
+  absl::Status WarmUp();
+
  private:
   // One text as encoded with one state of the text encoder's weights.
   struct EncodedText {
@@ -184,6 +189,26 @@ class TorchEngine : public Engine {
   const std::unique_ptr<BatchThreads> batch_threads_;  // null: not on a CPU
   std::list<EncodedText> encoded_texts_;               // the latest first
 };
+
+absl::Status TorchEngine::WarmUp() {
+  return CatchTorchErrors([&]() -> absl::Status {
+    const c10::InferenceMode inference;
+    GenerationParams params;
+    params.width = info_.default_width;
+    params.height = info_.default_height;
+    params.sampler = info_.default_sampler;
+    params.guidance_scale = 2;
+    params.steps = 1;
+    GRAFT_ASSIGN_OR_RETURN(const std::unique_ptr<Generation> generation,
+                           BeginGeneration(params));
+    Generation* const raw = generation.get();
+    GRAFT_RETURN_IF_ERROR(StepBatch({&raw, 1}));
+    // Waits for the device. Whether one step makes a picture does not matter.
+    const auto& latents = static_cast<LatentGeneration*>(raw)->latents();
+    model_.vae->Forward(latents).sum().item<float>();
+    return absl::OkStatus();
+  });
+}
 
 TorchEngine::EncodedText TorchEngine::Encode(const std::string& text) {
   const std::string& state = switcher_.text_encoder_state();
@@ -388,9 +413,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options,
   }
   GRAFT_ASSIGN_OR_RETURN(EngineInfo info,
                          MakeInfo(model, samplers, device, options.restore));
-  return std::make_unique<TorchEngine>(std::move(model), std::move(samplers),
-                                       std::move(info), options,
-                                       std::move(fault));
+  auto engine =
+      std::make_unique<TorchEngine>(std::move(model), std::move(samplers),
+                                    std::move(info), options, std::move(fault));
+  if (device.device.is_cuda()) GRAFT_RETURN_IF_ERROR(engine->WarmUp());
+  return engine;
 }
 
 }  // namespace

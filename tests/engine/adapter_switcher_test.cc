@@ -134,6 +134,7 @@ TEST_P(AdapterSwitcherTest, MergesScaledProductRoundedOnce) {
   int checked = 0;
   for (const AdapterTarget& target : weights.targets) {
     if (target.algorithm != AdapterAlgorithm::kLora) continue;
+    ++checked;
     const std::string name = target.module + ".weight";
     const at::Tensor live = f.store->at(name).to(at::kCPU);
     const at::Tensor merged = live.to(at::kDouble);
@@ -147,16 +148,21 @@ TEST_P(AdapterSwitcherTest, MergesScaledProductRoundedOnce) {
         0.75 * target.scale *
         at::mm(matrix(FactorRole::kUp), matrix(FactorRole::kDown))
             .view_as(base);
+    const at::Tensor wide = base.to(at::kDouble);
+    const at::Tensor error = (merged - wide - delta).abs();
+    if (dtype() == at::kFloat) {
+      EXPECT_LE(error.max().item<double>(), 2e-6) << name;
+      // Tensor cores cut off where they add, at the size of the sums, so there
+      // is no more to say of a small element.
+      if (f.store->device().is_cuda()) continue;
+    }
     // At most one unit in the last place of the largest of the three.
     const double unit = dtype() == at::kFloat      ? std::ldexp(1, -22)
                         : dtype() == at::kBFloat16 ? std::ldexp(1, -7)
                                                    : std::ldexp(1, -10);
-    const at::Tensor wide = base.to(at::kDouble);
     const at::Tensor largest =
         at::maximum(at::maximum(wide.abs(), delta.abs()), merged.abs());
-    const at::Tensor error = (merged - wide - delta).abs() / largest;
-    EXPECT_LE(error.max().item<double>(), unit) << name;
-    ++checked;
+    EXPECT_LE((error / largest).max().item<double>(), unit) << name;
   }
   EXPECT_GT(checked, 3);
 }
@@ -360,6 +366,33 @@ TEST_P(AdapterSwitcherTest, NoticesDrift) {
     EXPECT_TRUE(f.switcher.IsPristine(name));
     EXPECT_EQ(Bits(*f.store), base);
   }
+}
+
+// A bit that flips in a copy is noticed too, and gone with the copy when the
+// base is forced.
+TEST_P(AdapterSwitcherTest, NoticesDriftOfACopy) {
+  if (mode() == RestoreMode::kUndoLog) GTEST_SKIP() << "keeps no copy";
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 1, .one_module_of = 1});
+  const PreparedAdapterPtr b = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 2, .one_module_of = 1});
+  const Snapshot base = Bits(*f.store);
+  const std::string name = "unet.large.weight";
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  const at::Tensor copy = f.switcher.CopyForTesting(name);
+  copy.view(at::kByte).flatten()[1001].bitwise_xor_(0x10);
+  EXPECT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(),
+              HasReason(ErrorReason::kBaseWeightsDrift));
+  ASSERT_THAT(f.switcher.ForceBase(), IsOk());
+  // As a repair from the model's files would.
+  const at::Tensor live = f.store->at(name).view(at::kByte).flatten();
+  live.copy_(at::from_blob(const_cast<char*>(base.at(name).data()),
+                           live.sizes(), at::kByte));
+  EXPECT_TRUE(f.switcher.IsPristine(name));
+  EXPECT_EQ(Bits(*f.store), base);
+  EXPECT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(), IsOk());
+  EXPECT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
 }
 
 TEST_P(AdapterSwitcherTest, TellsWhatChangesTheTextEncoder) {

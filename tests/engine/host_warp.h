@@ -45,19 +45,21 @@ struct HostWarp {
   }
 
   // As PTX defines the registers of mma.sync.m16n8k16.
-  static void Multiply(FactorFormat format, const Lanes<UpFragment>& a,
-                       const Lanes<DownFragment>& b, Lanes<ProductSums>& c) {
+  template <FactorFormat kFormat, bool kAdd>
+  static void Multiply(const Lanes<UpFragment>& a, const Lanes<DownFragment>& b,
+                       Lanes<ProductSums>& c) {
     for (int product = 0; product < 4; ++product) {
       for (int row = 0; row < 16; ++row) {
         for (int col = 0; col < 8; ++col) {
           float& sum =
               c[row % 8 * 4 + col / 2].v[product * 4 + row / 8 * 2 + col % 2];
+          if (!kAdd) sum = 0;
           for (int k = 0; k < 16; ++k) {
             const float up =
-                Widen(format, a[row % 8 * 4 + k % 8 / 2].v[k / 8 * 2 + row / 8],
-                      k % 2);
+                Widen(kFormat,
+                      a[row % 8 * 4 + k % 8 / 2].v[k / 8 * 2 + row / 8], k % 2);
             const float down = Widen(
-                format, b[col * 4 + k % 8 / 2].v[product * 2 + k / 8], k % 2);
+                kFormat, b[col * 4 + k % 8 / 2].v[product * 2 + k / 8], k % 2);
             sum = std::fma(up, down, sum);
           }
         }
@@ -66,8 +68,15 @@ struct HostWarp {
   }
 
   static void Sync() {}
-  static uint32_t CountBits(uint32_t mask) {
-    return static_cast<uint32_t>(__builtin_popcount(mask));
+  static void CopyAsync16(const void* from, void* to) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(to) % 16, 0u);
+    Load16(from, to);
+  }
+  static void WaitForCopies() {}
+  static uint32_t CountLanes(const Lanes<bool>& x) {
+    uint32_t count = 0;
+    for (const bool value : x.value) count += value ? 1 : 0;
+    return count;
   }
   static uint32_t ScanExclusive(Lanes<uint32_t>& x) {
     uint32_t sum = 0;
@@ -90,6 +99,7 @@ struct HostWarp {
     for (const uint64_t value : x.value) sum += value;
     return sum;
   }
+  static uint32_t Claim(uint32_t* counter) { return (*counter)++; }
   static void Or(uint32_t* word, uint32_t bits) { *word |= bits; }
   template <class T>
   static T Add(T* counter, T value) {

@@ -157,7 +157,7 @@ std::vector<uint64_t> Switch(const SwitchKernels& kernels, SwitchCase& weights,
     job.old_terms = old_terms;
     if (old_logs != nullptr) {
       job.old_log = ReadRecord(old_logs->records[static_cast<size_t>(i)],
-                               old_logs->memory.data());
+                               old_logs->memory, job.range, weights.dtype());
     }
     job.new_terms = new_terms;
     job.keep_log = new_logs != nullptr;
@@ -289,6 +289,35 @@ TEST_P(SwitchKernelsTest, RestoresWhatIsNotFinite) {
     Switch(kernels, weights, terms, &logs, {}, nullptr);
     EXPECT_EQ(weights.Snapshot(), base);
   }
+}
+
+// Memory changed a record of a log: nothing beyond the log is read.
+TEST(ReadRecordTest, TakesWhatNoLogHasForAnEmptyOne) {
+  const std::vector<uint8_t> memory(64);
+  const TileRange tile{0, 0, 8, 32};
+  const auto read = [&](TileRecord::Kind kind, uint64_t offset,
+                        uint32_t num_codes, uint16_t num_exceptions) {
+    TileRecord record;
+    record.kind = kind;
+    record.offset = offset;
+    record.num_codes = num_codes;
+    record.num_exceptions = num_exceptions;
+    return ReadRecord(record, memory, tile, WeightDtype::kFloat16);
+  };
+  const auto kLog = TileRecord::Kind::kLog, kRaw = TileRecord::Kind::kRaw;
+  const TileLog whole = read(kLog, 16, 16, 10);
+  EXPECT_EQ(whole.num_codes, 16u);
+  EXPECT_EQ(whole.num_exceptions, 10u);
+  EXPECT_EQ(whole.codes, memory.data() + 16);
+  for (const TileLog& log : {read(kLog, 17, 16, 10), read(kLog, 0, 1u << 20, 0),
+                             read(kLog, UINT64_MAX - 3, 4, 0),
+                             read(kLog, 0, 0, 17), read(kRaw, 0, 0, 0)}) {
+    EXPECT_EQ(log.kind, kLog);
+    EXPECT_EQ(log.num_codes, 0u);
+    EXPECT_EQ(log.num_exceptions, 0u);
+  }
+  EXPECT_EQ(read(TileRecord::Kind::kNone, 99, 9, 9).kind,
+            TileRecord::Kind::kNone);
 }
 
 TEST_P(SwitchKernelsTest, ChecksumTellsOneFlippedBit) {

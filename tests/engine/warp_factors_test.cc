@@ -45,7 +45,9 @@ TEST(WarpFactorsTest, SplittingLosesLittle) {
       for (int col = 0; col < kCols; col += kStepCols) {
         const WarpStep step{row, col, kRows, kCols};
         HostWarp::Lanes<LaneElements<float>> d;
-        SumTerms<HostWarp>(&term, 1, step, d);
+        TermSum<HostWarp, /*kLowRank=*/true> sum(&term, 1);
+        sum.Prefetch(step);
+        sum.Compute(step, d);
         for (int lane = 0; lane < kLanes; ++lane) {
           for (int i = 0; i < kLaneElements; ++i) {
             const int r = step.RowOf(lane, i), c = step.ColOf(lane, i);

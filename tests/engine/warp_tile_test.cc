@@ -158,6 +158,7 @@ class WarpCase {
       parameter.num_old_terms = static_cast<uint32_t>(from->terms.size());
       parameter.old_records = from->records.data();
       launch_.old_log = from->log.data();
+      launch_.old_log_capacity = from->log.size();
     }
     if (to != nullptr) {
       parameter.new_terms = static_cast<uint32_t>(table_.size());
@@ -468,6 +469,28 @@ TEST(WarpTileTest, ATileThatDriftedIsAsItWas) {
   const std::vector<uint8_t> after = weights.weights();
   EXPECT_TRUE(
       std::equal(before.begin(), before.begin() + 32 * 64 * 2, after.begin()));
+}
+
+// Memory changed the records of a log: nothing beyond the log is read, and the
+// tile is as it was.
+TEST(WarpTileTest, ARecordThatNoLogHasIsDrift) {
+  WarpCase weights(WeightDtype::kFloat16, 64, 128, 0.1);
+  std::vector<uint64_t> checksums = weights.Checksums();
+  TwinTerms terms;
+  terms.Add(weights.LowRank(FactorFormat::kFloat16, 8));
+  WarpState state{terms.warp, {}, {}};
+  weights.Switch(nullptr, &state);
+  const std::vector<uint8_t> merged = weights.weights();
+  state.records[0].num_codes = 1u << 30;
+  state.records[1].offset = uint64_t{1} << 60;
+  state.records[2].num_exceptions = 60000;
+  state.records[3].offset += 8;  // not where logs begin
+  SwitchParameter parameter = weights.Parameter(&state, nullptr);
+  parameter.checksums = checksums.data();
+  for (const TileState tile : weights.Run(parameter)) {
+    EXPECT_EQ(tile, TileState::kDrifted);
+  }
+  EXPECT_EQ(weights.weights(), merged);
 }
 
 TEST(WarpTileTest, ExtractsAndCopies) {

@@ -3,7 +3,7 @@
 // unless the bits are right: every switch to an adapter leaves the bits of the
 // first one, and the base comes back whole.
 //
-//   switch_bench DEVICE MODEL     cuda:0, and sd15, sdxl or tiny
+//   switch_bench DEVICE MODEL [RANK...]     cuda:0, and sd15, sdxl or tiny
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -18,13 +18,13 @@
 #include <exception>
 #include <functional>
 #include <iterator>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/engine/adapter_weights.h"
 #include "server/engine/device.h"
@@ -39,7 +39,6 @@ namespace {
 
 constexpr int kSwitches = 20;  // timed, of each way; and some before
 constexpr int kWarmUps = 4;
-constexpr int kRanks[] = {4, 8, 16, 32, 64, 128};
 constexpr std::pair<TargetSet, const char*> kTargetSets[] = {
     {TargetSet::kAttention, "attention"},
     {TargetSet::kTransformers, "transformers"},
@@ -89,7 +88,9 @@ PreparedAdapterPtr MakeAdapter(const std::vector<WeightShape>& shapes,
   auto tensors = std::make_shared<std::vector<at::Tensor>>();
   const auto factor = [&](FactorRole role, std::vector<int64_t> shape,
                           double size) {
-    tensors->push_back((at::randn(shape) * size).to(dtype));
+    // Drawn where that is fast.
+    tensors->push_back(
+        (at::randn(shape, store.device()) * size).to(dtype).to(at::kCPU));
     return AdapterFactor{role, "", ViewOf(tensors->back())};
   };
   tensors->reserve(2 * shapes.size());
@@ -125,9 +126,10 @@ class Bench {
       : guard_(device.type()), store_(device, dtype) {
     for (const WeightShape& weight : shapes) {
       const int64_t out = weight.shape[0];
-      const at::Tensor values = at::randn(weight.shape);
+      at::Tensor values = at::randn(weight.shape, device);
       const auto inputs = static_cast<double>(values.numel() / out);
-      store_.Add(weight.name + ".weight", ViewOf(values / std::sqrt(inputs)));
+      values = (values / std::sqrt(inputs)).to(dtype).to(at::kCPU);
+      store_.Add(weight.name + ".weight", ViewOf(values));
     }
     switcher_ = std::make_unique<AdapterSwitcher>(
         &store_, RestoreMode::kUndoLog, MakeSwitchPass(device));
@@ -139,6 +141,11 @@ class Bench {
         MakeAdapter(shapes, store_, rank, factors, 'a'),
         MakeAdapter(shapes, store_, rank, factors, 'b')};
     const std::vector<at::Tensor> base = Snapshot(shapes);
+    // As many bytes, in one piece: each read once and written once, as by the
+    // switch.
+    const at::Tensor from = at::zeros(
+        {BytesOf(base)}, at::TensorOptions(at::kByte).device(store_.device()));
+    const at::Tensor to = at::empty_like(from);
     std::vector<at::Tensor> merged[2];
     std::vector<double> switches, copies;
     int64_t log_bytes = 0;
@@ -146,7 +153,7 @@ class Bench {
       const double seconds = Time([&] {
         CheckOk(switcher_->SwitchTo({{adapters[i % 2], 1, 1}}).status());
       });
-      const double copy = Time([&] { Copy(shapes, base); });
+      const double copy = Time([&] { to.copy_(from); });
       if (i >= kWarmUps) {
         switches.push_back(seconds);
         copies.push_back(copy);
@@ -188,21 +195,6 @@ class Bench {
     return snapshot;
   }
 
-  // Into a buffer of one weight's size after another's: one read and one write
-  // of each byte, as the switch.
-  void Copy(const std::vector<WeightShape>& shapes,
-            const std::vector<at::Tensor>& from) {
-    if (buffer_.empty()) {
-      for (const auto& [name, tensor] : store_.tensors()) {
-        buffer_[name] = at::empty_like(tensor);
-      }
-    }
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      buffer_[shapes[i].name + ".weight"].copy_(from[i],
-                                                /*non_blocking=*/true);
-    }
-  }
-
   // With what was seen the first time.
   void Compare(const std::vector<WeightShape>& shapes,
                std::vector<at::Tensor>& expected, const char* what) const {
@@ -241,16 +233,17 @@ class Bench {
   const c10::impl::VirtualGuardImpl guard_;
   WeightStore store_;
   std::unique_ptr<AdapterSwitcher> switcher_;
-  std::map<std::string, at::Tensor> buffer_;
 };
 
-void Run(const std::string& device_name, const std::string& model) {
+void Run(const std::string& device_name, const std::string& model,
+         const std::vector<int>& ranks) {
   const c10::InferenceMode inference;
-  at::manual_seed(1);
   EngineOptions options;
   options.device = device_name;
   const absl::StatusOr<DeviceChoice> device = ChooseDevice(options);
   CheckOk(device.status());
+  // Only now: LibTorch's first look for CUDA is its last.
+  at::manual_seed(1);
   const std::vector<WeightShape> shapes = UnetShapes(model);
   std::printf(
       "%s on %s: medians of %d switches, in ms; GB/s of the copy; the "
@@ -266,7 +259,7 @@ void Run(const std::string& device_name, const std::string& model) {
       std::vector<WeightShape> targets;
       std::copy_if(shapes.begin(), shapes.end(), std::back_inserter(targets),
                    [set = set](const WeightShape& s) { return s.in <= set; });
-      for (const int rank : kRanks) bench.Row(name, targets, rank, factors);
+      for (const int rank : ranks) bench.Row(name, targets, rank, factors);
     }
   }
 }
@@ -275,12 +268,20 @@ void Run(const std::string& device_name, const std::string& model) {
 }  // namespace graft
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "switch_bench DEVICE sd15|sdxl|tiny\n");
+  if (argc < 3) {
+    std::fprintf(stderr, "switch_bench DEVICE sd15|sdxl|tiny [RANK...]\n");
     return 2;
   }
+  std::vector<int> ranks;
+  for (int i = 3; i < argc; ++i) {
+    ranks.push_back(0);
+    if (!absl::SimpleAtoi(argv[i], &ranks.back()) || ranks.back() <= 0) {
+      graft::Fail(absl::StrCat(argv[i], " is no rank"));
+    }
+  }
+  if (ranks.empty()) ranks.assign({4, 8, 16, 32, 64, 128});
   try {
-    graft::Run(argv[1], argv[2]);
+    graft::Run(argv[1], argv[2], ranks);
   } catch (const std::exception& e) {
     graft::Fail(e.what());
   }

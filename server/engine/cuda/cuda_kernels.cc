@@ -17,6 +17,7 @@ struct Library {
   std::string problem;
   decltype(&GraftCudaSwitch) run_switch = nullptr;
   decltype(&GraftCudaSumTerms) sum_terms = nullptr;
+  decltype(&GraftCudaDeviceName) device_name = nullptr;
   decltype(&GraftCudaErrorString) error_string = nullptr;
 };
 
@@ -41,6 +42,7 @@ Library Open() {
   }
   Find(handle, "GraftCudaSwitch", library.run_switch, library.problem);
   Find(handle, "GraftCudaSumTerms", library.sum_terms, library.problem);
+  Find(handle, "GraftCudaDeviceName", library.device_name, library.problem);
   Find(handle, "GraftCudaErrorString", library.error_string, library.problem);
   return library;
 }
@@ -83,6 +85,12 @@ at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
       static_cast<uint32_t>(terms.size()), rows, cols,
       delta.data_ptr<float>()));
   return delta;
+}
+
+std::string CudaDeviceName(at::Device device) {
+  char name[256];
+  Check(TheLibrary().device_name(device.index(), name, sizeof(name)));
+  return name;
 }
 
 }  // namespace graft

@@ -27,6 +27,9 @@ void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,
 at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
                           int64_t rows, int64_t cols);
 
+// The device's name as the driver tells it ("NVIDIA A10").
+std::string CudaDeviceName(at::Device device);
+
 }  // namespace graft
 
 #endif  // GRAFT_SERVER_ENGINE_CUDA_CUDA_KERNELS_H_

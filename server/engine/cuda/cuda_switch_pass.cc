@@ -25,8 +25,7 @@ constexpr uint64_t RoundUpToLine(uint64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-uint32_t Append(const std::vector<DeltaTerm>& from,
-                std::vector<DeltaTerm>& terms) {
+uint32_t Append(DeltaTerms from, std::vector<DeltaTerm>& terms) {
   const auto first = static_cast<uint32_t>(terms.size());
   terms.insert(terms.end(), from.begin(), from.end());
   return first;
@@ -61,10 +60,15 @@ std::vector<TileState> FirstStates(const SwitchWork& work,
 }
 
 // Of the parameter that tile number `tile` belongs to.
-const std::string& NameOf(const SwitchWork& work, uint64_t tile) {
+absl::string_view NameOf(const SwitchWork& work, uint64_t tile) {
   const std::vector<uint64_t> first = FirstTiles(work.parameters);
   const auto after = std::upper_bound(first.begin(), first.end(), tile);
   return work.parameters[static_cast<size_t>(after - first.begin()) - 1].name;
+}
+
+// The summary, which the tables begin with.
+at::Tensor SummaryIn(const at::Tensor& tables) {
+  return tables.narrow(0, 0, sizeof(SwitchSummary));
 }
 
 // Tells which tiles are done, and the first that drifted.
@@ -121,10 +125,12 @@ uint8_t* CudaSwitchPass::Grow(at::Tensor& memory, uint64_t bytes,
                               bool on_host) const {
   const auto size = static_cast<int64_t>(bytes);
   if (!memory.defined() || memory.numel() < size) {
-    memory.reset();  // before more is asked for
-    const auto options = at::TensorOptions().dtype(at::kByte);
-    memory = on_host ? at::empty({size}, options.pinned_memory(true))
-                     : at::empty({size}, options.device(device_));
+    const auto options = on_host
+                             ? at::TensorOptions(at::kByte).pinned_memory(true)
+                             : at::TensorOptions(at::kByte).device(device_);
+    // Given back before more is asked for, which may be refused.
+    memory = at::empty({0}, options);
+    memory = at::empty({size}, options);
   }
   return static_cast<uint8_t*>(memory.data_ptr());
 }
@@ -138,6 +144,8 @@ void CudaSwitchPass::Extend(Log& log, uint64_t bytes) const {
 
 CudaSwitchPass::Tables CudaSwitchPass::MakeTables(const SwitchWork& work) {
   Tables tables;
+  tables.parameters.reserve(work.parameters.size());
+  tables.terms.reserve(2 * work.parameters.size());
   for (const ParameterSwitch& from : work.parameters) {
     SwitchParameter to;
     to.rows = from.grid->rows();
@@ -164,10 +172,12 @@ CudaSwitchPass::Tables CudaSwitchPass::MakeTables(const SwitchWork& work) {
   return tables;
 }
 
-SwitchLaunch CudaSwitchPass::Upload(const Tables& tables) {
+SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
+                                    const SwitchSummary& summary) {
   const uint64_t terms_at = sizeof(SwitchSummary) + BytesOf(tables.parameters);
   const uint64_t bytes = terms_at + BytesOf(tables.terms);
   uint8_t* const host = Grow(host_tables_, bytes, /*on_host=*/true);
+  std::memcpy(host, &summary, sizeof(summary));
   std::memcpy(host + sizeof(SwitchSummary), tables.parameters.data(),
               BytesOf(tables.parameters));
   std::memcpy(host + terms_at, tables.terms.data(), BytesOf(tables.terms));
@@ -199,13 +209,7 @@ SwitchLaunch CudaSwitchPass::Upload(const Tables& tables) {
 }
 
 SwitchSummary CudaSwitchPass::Launch(const SwitchLaunch& launch,
-                                     const SwitchSummary& summary,
                                      const Tables& tables) {
-  constexpr auto kSize = static_cast<int64_t>(sizeof(SwitchSummary));
-  const at::Tensor host = host_tables_.narrow(0, 0, kSize);
-  const at::Tensor device = tables_.narrow(0, 0, kSize);
-  std::memcpy(host.data_ptr(), &summary, sizeof(summary));
-  device.copy_(host, /*non_blocking=*/true);
   for (const WeightDtype dtype :
        {WeightDtype::kFloat32, WeightDtype::kBFloat16, WeightDtype::kFloat16}) {
     const bool wanted =
@@ -213,32 +217,34 @@ SwitchSummary CudaSwitchPass::Launch(const SwitchLaunch& launch,
                     [&](const SwitchParameter& p) { return p.dtype == dtype; });
     if (wanted) SwitchOnCuda(device_, launch, dtype);
   }
-  host.copy_(device);  // waits for the device
-  SwitchSummary after;
-  std::memcpy(&after, host.const_data_ptr(), sizeof(after));
-  return after;
+  const at::Tensor host = SummaryIn(host_tables_);
+  host.copy_(SummaryIn(tables_));  // waits for the device
+  SwitchSummary summary;
+  std::memcpy(&summary, host.const_data_ptr(), sizeof(summary));
+  return summary;
 }
 
 SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
                                         const Tables& tables,
                                         const Log& old_log, Log& new_log) {
-  SwitchSummary summary;
-  summary.log_bytes = new_log.used;
   for (;;) {
     launch.old_log =
         static_cast<const uint8_t*>(old_log.memory.const_data_ptr());
+    launch.old_log_capacity = old_log.capacity();
     launch.new_log = static_cast<uint8_t*>(new_log.memory.data_ptr());
     launch.new_log_capacity = new_log.capacity();
-    summary = Launch(launch, summary, tables);
-    if (summary.missing_bytes == 0) break;
+    SwitchSummary summary = Launch(launch, tables);
+    new_log.used = summary.log_bytes;
+    if (summary.missing_bytes == 0) return summary;
     // All that has a place lies within the former capacity.
     summary.log_bytes = new_log.capacity();
     Extend(new_log, summary.missing_bytes);
     summary.missing_bytes = 0;
+    const at::Tensor host = SummaryIn(host_tables_);
+    std::memcpy(host.data_ptr(), &summary, sizeof(summary));
+    SummaryIn(tables_).copy_(host, /*non_blocking=*/true);
     launch.pending = TileState::kNoRoom;
   }
-  new_log.used = summary.log_bytes;
-  return summary;
 }
 
 std::vector<TileState> CudaSwitchPass::ReadStates(uint64_t num_tiles) const {
@@ -259,7 +265,9 @@ absl::Status CudaSwitchPass::Run(SwitchWork& work) {
   bool launched = false;
   SwitchSummary summary;
   failure.Update(CatchTorchErrors([&]() -> absl::Status {
-    const SwitchLaunch launch = Upload(tables);
+    SwitchSummary before;
+    before.log_bytes = logs_[work.new_log].used;
+    const SwitchLaunch launch = Upload(tables, before);
     launched = true;
     summary =
         LaunchAll(launch, tables, logs_[work.old_log], logs_[work.new_log]);
@@ -288,7 +296,7 @@ void CudaSwitchPass::Checksum(const at::Tensor& live, const TileGrid& grid,
   Tables tables;
   tables.num_tiles = static_cast<uint64_t>(grid.num_tiles());
   tables.parameters.push_back(parameter);
-  LaunchAll(Upload(tables), tables, logs_[0], logs_[0]);
+  Launch(Upload(tables, {}), tables);
 }
 
 }  // namespace graft

@@ -50,11 +50,11 @@ class CudaSwitchPass : public SwitchPass {
   // Room for `bytes` more; what was there stays.
   void Extend(Log& log, uint64_t bytes) const;
 
-  // Uploads all but the summary.
-  SwitchLaunch Upload(const Tables& tables);
-  // Launches, and waits for it, with `summary` as what was done before.
-  SwitchSummary Launch(const SwitchLaunch& launch, const SwitchSummary& summary,
-                       const Tables& tables);
+  // Brings a launch's tables to the device, with `summary` as what was done
+  // before.
+  SwitchLaunch Upload(const Tables& tables, const SwitchSummary& summary);
+  // Launches, and waits for it.
+  SwitchSummary Launch(const SwitchLaunch& launch, const Tables& tables);
   // Launches until every log has a place.
   SwitchSummary LaunchAll(SwitchLaunch launch, const Tables& tables,
                           const Log& old_log, Log& new_log);

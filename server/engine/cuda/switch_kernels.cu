@@ -2,7 +2,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <algorithm>
+#include <cstdio>
 
 #include "server/engine/cuda/switch_kernels_cuda.h"
 #include "server/engine/cuda/warp_delta.h"
@@ -13,44 +13,55 @@ namespace {
 
 constexpr int kWarpsPerBlock = 4;
 constexpr int kThreads = kWarpsPerBlock * kLanes;
-// So that a thread gets 168 registers, with which hardly anything is spilled,
-// and a processor has 12 warps, which hide the latency of memory.
-constexpr int kBlocksPerProcessor = 3;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// How many blocks a processor shall have: each a little fewer registers than
+// the code would like, for more warps to hide the latency of memory.
+template <class Bits>
+constexpr int kBlocksPerProcessor = sizeof(Bits) == 2 ? 4 : 3;
 
 // The type's own conversions, where the shared ones work with integers.
 struct HardwareBFloat16 : BFloat16Weight {
-  static __device__ __forceinline__ Bits Round(float value) {
-    return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+  static __device__ __forceinline__ uint32_t RoundPair(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
   }
 };
 
 struct HardwareFloat16 : Float16Weight {
-  static __device__ __forceinline__ float Widen(Bits bits) {
-    return __half2float(__ushort_as_half(bits));
+  static __device__ __forceinline__ float WidenLow(uint32_t pair) {
+    return __half2float(__ushort_as_half(static_cast<Bits>(pair)));
   }
-  static __device__ __forceinline__ Bits Round(float value) {
-    return __half_as_ushort(__float2half_rn(value));
+  static __device__ __forceinline__ float WidenHigh(uint32_t pair) {
+    return __half2float(__ushort_as_half(static_cast<Bits>(pair >> 16)));
+  }
+  static __device__ __forceinline__ uint32_t RoundPair(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
   }
 };
 
-// One product of 16 x 16 and 16 x 8, in float32.
+// One product of 16 x 16 and 16 x 8, in float32: d = a b + c.
 __device__ __forceinline__ void MultiplyBFloat16(const uint32_t* a,
-                                                 const uint32_t* b, float* c) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                                                 const uint32_t* b,
+                                                 const float* c, float* d) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),
+        "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 __device__ __forceinline__ void MultiplyFloat16(const uint32_t* a,
-                                                const uint32_t* b, float* c) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                                                const uint32_t* b,
+                                                const float* c, float* d) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),
+        "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 // What warp_delta.h and warp_tile.h want of a warp. A lane's value is a
@@ -87,34 +98,52 @@ struct DeviceWarp {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
   }
 
-  static __device__ __forceinline__ void Multiply(FactorFormat format,
-                                                  const Lanes<UpFragment>& a,
+  template <FactorFormat kFormat, bool kAdd>
+  static __device__ __forceinline__ void Multiply(const Lanes<UpFragment>& a,
                                                   const Lanes<DownFragment>& b,
                                                   Lanes<ProductSums>& sums) {
+    constexpr float kZeros[4] = {};
 #pragma unroll
-    for (int product = 0; product < 4; ++product) {
-      const uint32_t* const down = b.value.v + product * 2;
-      float* const c = sums.value.v + product * 4;
-      if (format == FactorFormat::kFloat16) {
-        MultiplyFloat16(a.value.v, down, c);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t* const down = b.value.v + i * 2;
+      float* const d = sums.value.v + i * 4;
+      const float* const c = kAdd ? d : kZeros;
+      if constexpr (kFormat == FactorFormat::kFloat16) {
+        MultiplyFloat16(a.value.v, down, c, d);
       } else {
-        MultiplyBFloat16(a.value.v, down, c);
+        MultiplyBFloat16(a.value.v, down, c, d);
       }
     }
   }
 
   static __device__ __forceinline__ void Sync() { __syncwarp(); }
 
-  static __device__ __forceinline__ uint32_t CountBits(uint32_t mask) {
-    return static_cast<uint32_t>(__popc(mask));
+  static __device__ __forceinline__ void CopyAsync16(const void* from,
+                                                     void* to) {
+    const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared),
+                 "l"(from)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void WaitForCopies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+  }
+
+  static __device__ __forceinline__ uint32_t CountLanes(const Lanes<bool>& x) {
+    return static_cast<uint32_t>(__popc(__ballot_sync(kAllLanes, x.value)));
   }
 
   static __device__ __forceinline__ uint32_t ScanExclusive(Lanes<uint32_t>& x) {
     uint32_t sum = x.value;
 #pragma unroll
     for (int distance = 1; distance < kLanes; distance *= 2) {
-      const uint32_t before = __shfl_up_sync(kAllLanes, sum, distance);
-      if (Lane() >= distance) sum += before;
+      // The shuffle itself tells whether there is such a lane.
+      asm volatile(
+          "{.reg .u32 before; .reg .pred there;"
+          "shfl.sync.up.b32 before|there, %0, %1, 0, 0xffffffff;"
+          "@there add.u32 %0, %0, before;}"
+          : "+r"(sum)
+          : "r"(distance));
     }
     x.value = sum - x.value;
     return __shfl_sync(kAllLanes, sum, kLanes - 1);
@@ -136,6 +165,9 @@ struct DeviceWarp {
     return sum;
   }
 
+  static __device__ __forceinline__ uint32_t Claim(uint32_t* counter) {
+    return atomicAdd(counter, 1u);
+  }
   static __device__ __forceinline__ void Or(uint32_t* word, uint32_t bits) {
     atomicOr(word, bits);
   }
@@ -150,9 +182,12 @@ struct DeviceWarp {
 
 // One tile to each warp, in order: neighbours share factors in the caches.
 template <class Weight>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+__global__ void __launch_bounds__(kThreads,
+                                  kBlocksPerProcessor<typename Weight::Bits>)
     SwitchKernel(const SwitchLaunch launch, WeightDtype dtype) {
-  __shared__ WarpScratch<typename Weight::Bits> scratch[kWarpsPerBlock];
+  extern __shared__ uint4 memory[];
+  auto* const scratch =
+      reinterpret_cast<WarpScratch<typename Weight::Bits>*>(memory);
   const unsigned warp = threadIdx.x / kLanes;
   RunWarpTile<DeviceWarp, Weight>(launch, dtype,
                                   uint64_t{blockIdx.x} * kWarpsPerBlock + warp,
@@ -173,7 +208,9 @@ __global__ void __launch_bounds__(kThreads)
   step.rows = static_cast<int>(rows);
   step.cols = static_cast<int>(cols);
   DeviceWarp::Lanes<LaneElements<float>> d;
-  SumTerms<DeviceWarp>(terms, count, step, d);
+  TermSum<DeviceWarp, /*kLowRank=*/false> sum(terms, count);
+  sum.Prefetch(step);
+  sum.Compute(step, d);
   const int lane = DeviceWarp::Lane();
   const uint32_t valid = step.Valid(lane);
 #pragma unroll
@@ -212,6 +249,22 @@ unsigned NumBlocks(uint64_t warps) {
   return static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock);
 }
 
+template <class Weight>
+cudaError_t LaunchSwitch(cudaStream_t stream, const SwitchLaunch& launch,
+                         WeightDtype dtype) {
+  constexpr int kBytes =
+      kWarpsPerBlock * sizeof(WarpScratch<typename Weight::Bits>);
+  // More than a kernel gets unasked.
+  const cudaError_t error =
+      cudaFuncSetAttribute(SwitchKernel<Weight>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error != cudaSuccess) return error;
+  SwitchKernel<Weight>
+      <<<NumBlocks(launch.num_tiles), kThreads, kBytes, stream>>>(launch,
+                                                                  dtype);
+  return cudaGetLastError();
+}
+
 }  // namespace
 }  // namespace graft
 
@@ -220,23 +273,16 @@ int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
   if (launch->num_tiles == 0) return cudaSuccess;
   const graft::DeviceGuard guard(device);
   if (guard.error() != cudaSuccess) return guard.error();
-  const unsigned blocks = graft::NumBlocks(launch->num_tiles);
   auto* const on = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case graft::WeightDtype::kFloat32:
-      graft::SwitchKernel<graft::Float32Weight>
-          <<<blocks, graft::kThreads, 0, on>>>(*launch, dtype);
-      break;
+      return graft::LaunchSwitch<graft::Float32Weight>(on, *launch, dtype);
     case graft::WeightDtype::kBFloat16:
-      graft::SwitchKernel<graft::HardwareBFloat16>
-          <<<blocks, graft::kThreads, 0, on>>>(*launch, dtype);
-      break;
+      return graft::LaunchSwitch<graft::HardwareBFloat16>(on, *launch, dtype);
     case graft::WeightDtype::kFloat16:
-      graft::SwitchKernel<graft::HardwareFloat16>
-          <<<blocks, graft::kThreads, 0, on>>>(*launch, dtype);
-      break;
+      return graft::LaunchSwitch<graft::HardwareFloat16>(on, *launch, dtype);
   }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
@@ -252,6 +298,15 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
                        graft::kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
           terms, count, rows, cols, delta);
   return cudaGetLastError();
+}
+
+int GraftCudaDeviceName(int device, char* name, int size) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error == cudaSuccess) {
+    std::snprintf(name, static_cast<size_t>(size), "%s", properties.name);
+  }
+  return error;
 }
 
 const char* GraftCudaErrorString(int error) {

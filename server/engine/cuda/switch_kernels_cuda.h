@@ -24,6 +24,10 @@ int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
 int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
                       uint32_t count, int64_t rows, int64_t cols, float* delta);
 
+// Writes the device's name, as the driver tells it, to `name`, at most `size`
+// bytes with a terminating zero.
+int GraftCudaDeviceName(int device, char* name, int size);
+
 // The text of an error that a function here returned.
 const char* GraftCudaErrorString(int error);
 

@@ -68,6 +68,7 @@ struct SwitchLaunch {
   TileState* states = nullptr;
   TileState pending = TileState::kPending;
   const uint8_t* old_log = nullptr;
+  uint64_t old_log_capacity = 0;
   uint8_t* new_log = nullptr;
   uint64_t new_log_capacity = 0;
   SwitchSummary* summary = nullptr;

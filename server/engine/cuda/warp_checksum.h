@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "server/engine/cuda/lane_codec.h"
 #include "server/engine/cuda/warp_delta.h"
 #include "server/engine/weights/kernels/lane_checksum.h"
 
@@ -10,9 +11,12 @@ namespace graft {
 
 // The checksum of a tile, as lane_checksum.h defines it, taken by a warp step
 // by step. `Warp` as for warp_tile.h.
-template <class Warp, class Bits>
+template <class Warp, class Weight>
 class WarpChecksum {
  public:
+  using Words =
+      typename Warp::template Lanes<typename LaneCodec<Weight>::Words>;
+
   // For a tile of this size.
   GRAFT_WARP WarpChecksum(int rows, int cols)
       : blocks_across_((cols + kStepCols - 1) / kStepCols),
@@ -24,9 +28,7 @@ class WarpChecksum {
   }
 
   // The step that begins at this place of the tile.
-  GRAFT_WARP void Add(
-      int row, int col,
-      const typename Warp::template Lanes<LaneElements<Bits>>& w0) {
+  GRAFT_WARP void Add(int row, int col, const Words& w0) {
     const int block = row / 8 * blocks_across_ + col / kStepCols;
     Warp::Each([&](int lane) {
       LaneSums& sums = sums_[lane];
@@ -37,7 +39,7 @@ class WarpChecksum {
             block_rows_ - (block + half * blocks_across_) * 8 - lane / 4);
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
-          const uint32_t word = Word(w0[lane].v + half * 8, i);
+          const uint32_t word = w0[lane].v[half * kWords + i];
           sums.a[i] += word;
           sums.b[i] += weight * word;
         }
@@ -46,8 +48,10 @@ class WarpChecksum {
   }
 
   GRAFT_WARP uint64_t Fold() const {
-    typename Warp::template Lanes<uint64_t> hashes;
-    Warp::Each([&](int lane) { hashes[lane] = 0; });
+    // Each lane takes one of the checksum's: word lane / 4 of the four lanes'
+    // rows. Those that 16-bit weights leave empty come behind.
+    typename Warp::template Lanes<uint32_t> own_a, own_b;
+    Warp::Each([&](int lane) { own_a[lane] = own_b[lane] = 0; });
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       typename Warp::template Lanes<uint32_t> a, b;
@@ -58,33 +62,27 @@ class WarpChecksum {
       Warp::SumOverRows(a);
       Warp::SumOverRows(b);
       Warp::Each([&](int lane) {
-        if (lane >= 4) return;
-        hashes[lane] += LaneChecksum(static_cast<uint32_t>(lane * kWords + i),
-                                     a[lane], b[lane]);
+        own_a[lane] = lane / 4 == i ? a[lane] : own_a[lane];
+        own_b[lane] = lane / 4 == i ? b[lane] : own_b[lane];
       });
     }
-    // Lanes of the checksum that 16-bit weights leave empty.
+    typename Warp::template Lanes<uint64_t> hashes;
     Warp::Each([&](int lane) {
-      if (lane >= 4 * kWords) hashes[lane] = LaneChecksum(lane, 0, 0);
+      const int number =
+          lane < 4 * kWords ? lane % 4 * kWords + lane / 4 : lane;
+      hashes[lane] =
+          LaneChecksum(static_cast<uint32_t>(number), own_a[lane], own_b[lane]);
     });
     return Warp::Sum(hashes);
   }
 
  private:
-  // Of one row of a lane's elements, as 32-bit words.
-  static constexpr int kWords = 8 * sizeof(Bits) / sizeof(uint32_t);
+  // Of one row of a lane's elements.
+  static constexpr int kWords = LaneCodec<Weight>::kWords / 2;
   struct LaneSums {
     uint32_t a[kWords];
     uint32_t b[kWords];
   };
-
-  static GRAFT_WARP uint32_t Word(const Bits* row, int i) {
-    if constexpr (sizeof(Bits) == sizeof(uint32_t)) {
-      return row[i];
-    } else {
-      return row[2 * i] | static_cast<uint32_t>(row[2 * i + 1]) << 16;
-    }
-  }
 
   const int blocks_across_;
   const int block_rows_;

@@ -13,13 +13,15 @@
 //   Lanes<T>                 a T of each lane, [lane]
 //   Each(f)                  f(lane) on each lane
 //   Load16(from, to)         16 bytes, aligned, from the device's memory
-//   Multiply(format, a, b, sums)
-//                            sums += a * b, four products: 16 x 16 times
-//                            16 x 32, in float32
+//   Multiply<format, add>(a, b, sums)
+//                            sums += a * b, or = a * b, four products: 16 x 16
+//                            times 16 x 32, in float32
 #ifdef __CUDACC__
 #define GRAFT_WARP __device__ __forceinline__
+#define GRAFT_WARP_RARE __device__ __noinline__
 #else
 #define GRAFT_WARP inline
+#define GRAFT_WARP_RARE inline
 #endif
 
 namespace graft {
@@ -38,25 +40,6 @@ template <class T>
 struct LaneElements {
   T v[kLaneElements];
 };
-
-// Element `i`, where that is no constant: registers cannot be indexed. For what
-// is rare, in loops that are not unrolled.
-template <class T>
-GRAFT_WARP void SetElement(int i, T value, T* elements) {
-#pragma unroll
-  for (int j = 0; j < kLaneElements; ++j) {
-    if (j == i) elements[j] = value;
-  }
-}
-template <class T>
-GRAFT_WARP T GetElement(int i, const T* elements) {
-  T value = elements[0];
-#pragma unroll
-  for (int j = 1; j < kLaneElements; ++j) {
-    if (j == i) value = elements[j];
-  }
-  return value;
-}
 
 struct UpFragment {
   uint32_t v[4];
@@ -100,35 +83,82 @@ struct WarpStep {
   }
 };
 
-// The product of one step: ranks in ascending order, nothing shared between
+// The two factors of a product, as one lane's registers.
+struct FactorView {
+  const uint16_t* up = nullptr;
+  const uint16_t* down = nullptr;
+  uint32_t rank_steps = 0;  // of sixteen ranks, at least one
+  FactorFormat format = FactorFormat::kBFloat16;
+
+  FactorView() = default;
+  GRAFT_WARP explicit FactorView(const LowRankFactors& factors)
+      : up(static_cast<const uint16_t*>(factors.up)),
+        down(static_cast<const uint16_t*>(factors.down)),
+        rank_steps(static_cast<uint32_t>(factors.rank) / 16),
+        format(factors.format) {}
+
+  // Where a step's fragments begin.
+  GRAFT_WARP FactorView At(const WarpStep& step) const {
+    const uint32_t row = static_cast<uint32_t>(step.row) / kStepRows;
+    const uint32_t col = static_cast<uint32_t>(step.col) / kStepCols;
+    FactorView view = *this;
+    view.up += uint64_t{row * rank_steps} * (kLanes * 8);
+    view.down += uint64_t{col * rank_steps} * (2 * kLanes * 8);
+    return view;
+  }
+};
+
+// What a lane has of sixteen ranks.
+template <class Warp>
+struct Fragments {
+  typename Warp::template Lanes<UpFragment> up;
+  typename Warp::template Lanes<DownFragment> down;
+
+  // Those that `view` begins with.
+  GRAFT_WARP void Load(const FactorView& view) {
+    Warp::Each([&](int lane) {
+      Warp::Load16(view.up + lane * 8, up[lane].v);
+      Warp::Load16(view.down + lane * 8, down[lane].v);
+      Warp::Load16(view.down + (kLanes + lane) * 8, down[lane].v + 4);
+    });
+  }
+};
+
+// The product of one step, `view` being where its fragments begin and `first`
+// the first of them. Ranks in ascending order, and nothing shared between
 // warps, so the bits are the same whenever it is computed.
+template <class Warp, FactorFormat kFormat>
+GRAFT_WARP void MultiplyFragments(
+    FactorView view, Fragments<Warp>& first,
+    typename Warp::template Lanes<ProductSums>& p) {
+  Warp::template Multiply<kFormat, /*kAdd=*/false>(first.up, first.down, p);
+#pragma unroll 1  // registers are what a warp has least of
+  for (uint32_t k = 1; k < view.rank_steps; ++k) {
+    view.up += kLanes * 8;
+    view.down += 2 * kLanes * 8;
+    first.Load(view);
+    Warp::template Multiply<kFormat, /*kAdd=*/true>(first.up, first.down, p);
+  }
+}
+
+template <class Warp>
+GRAFT_WARP void MultiplyFactors(const FactorView& view, Fragments<Warp>& first,
+                                typename Warp::template Lanes<ProductSums>& p) {
+  if (view.format == FactorFormat::kFloat16) {
+    MultiplyFragments<Warp, FactorFormat::kFloat16>(view, first, p);
+  } else {
+    MultiplyFragments<Warp, FactorFormat::kBFloat16>(view, first, p);
+  }
+}
+
 template <class Warp>
 GRAFT_WARP void MultiplyFactors(const LowRankFactors& factors,
                                 const WarpStep& step,
                                 typename Warp::template Lanes<ProductSums>& p) {
-  const int rank_steps = factors.rank / 16;
-  const auto* up = static_cast<const uint16_t*>(factors.up) +
-                   int64_t{step.row / kStepRows} * rank_steps * (kLanes * 8);
-  const auto* down =
-      static_cast<const uint16_t*>(factors.down) +
-      int64_t{step.col / kStepCols} * rank_steps * (2 * kLanes * 8);
-  typename Warp::template Lanes<UpFragment> a;
-  typename Warp::template Lanes<DownFragment> b;
-  Warp::Each([&](int lane) {
-#pragma unroll
-    for (int i = 0; i < kLaneElements; ++i) p[lane].v[i] = 0;
-  });
-#pragma unroll 1  // registers are what a warp has least of
-  for (int k = 0; k < rank_steps; ++k) {
-    Warp::Each([&](int lane) {
-      Warp::Load16(up + lane * 8, a[lane].v);
-      Warp::Load16(down + lane * 8, b[lane].v);
-      Warp::Load16(down + (kLanes + lane) * 8, b[lane].v + 4);
-    });
-    Warp::Multiply(factors.format, a, b, p);
-    up += kLanes * 8;
-    down += 2 * kLanes * 8;
-  }
+  const FactorView view = FactorView(factors).At(step);
+  Fragments<Warp> first;
+  first.Load(view);
+  MultiplyFactors<Warp>(view, first, p);
 }
 
 // Element pair i / 2 of a row is what product i / 2 has of it.
@@ -162,49 +192,106 @@ GRAFT_WARP float ElementOf(const DeltaTerm& term, const WarpStep& step,
   return term.w1[in_w1] * term.w2[in_w2];
 }
 
-// D of one step: coefficients in float32, each with one fused operation, as on
-// the CPU.
+// P of one step of the kinds that are rare, laid out as the sums of a product.
+// Not inlined: in the place of each call it would take registers from what is
+// not rare.
 template <class Warp>
-GRAFT_WARP void SumTerms(
-    const DeltaTerm* terms, uint32_t count, const WarpStep& step,
-    typename Warp::template Lanes<LaneElements<float>>& d) {
-  typename Warp::template Lanes<LaneElements<float>> p;
-  for (uint32_t n = 0; n < count; ++n) {
-    const DeltaTerm& term = terms[n];
-    const bool hadamard = term.kind == DeltaTerm::Kind::kHadamard;
-    if (hadamard || term.kind == DeltaTerm::Kind::kLowRank) {
-      for (int side = 0; side < (hadamard ? 2 : 1); ++side) {
-        typename Warp::template Lanes<ProductSums> sums;
-        MultiplyFactors<Warp>(side == 0 ? term.first : term.second, step, sums);
-        Warp::Each([&](int lane) {
-#pragma unroll
-          for (int i = 0; i < kLaneElements; ++i) {
-            const float value = sums[lane].v[PlaceInSums(i)];
-            p[lane].v[i] = side == 0 ? value : p[lane].v[i] * value;
-          }
-        });
-      }
-    } else {
-      Warp::Each([&](int lane) {
-        const uint32_t valid = step.Valid(lane);
-#pragma unroll 1
-        for (int i = 0; i < kLaneElements; ++i) {
-          SetElement(
-              i, (valid >> i & 1u) != 0 ? ElementOf(term, step, lane, i) : 0.0F,
-              p[lane].v);
-        }
-      });
-    }
+GRAFT_WARP_RARE typename Warp::template Lanes<ProductSums> MultiplyRare(
+    const DeltaTerm& term, WarpStep step) {
+  typename Warp::template Lanes<ProductSums> p;
+  if (term.kind == DeltaTerm::Kind::kHadamard) {
+    typename Warp::template Lanes<ProductSums> second;
+    MultiplyFactors<Warp>(term.first, step, p);
+    MultiplyFactors<Warp>(term.second, step, second);
     Warp::Each([&](int lane) {
 #pragma unroll
+      for (int i = 0; i < kLaneElements; ++i) p[lane].v[i] *= second[lane].v[i];
+    });
+  } else {
+    Warp::Each([&](int lane) {
+      const uint32_t valid = step.Valid(lane);
+#pragma unroll
       for (int i = 0; i < kLaneElements; ++i) {
-        d[lane].v[i] = n == 0
-                           ? term.coefficient * p[lane].v[i]
-                           : fmaf(term.coefficient, p[lane].v[i], d[lane].v[i]);
+        p[lane].v[PlaceInSums(i)] =
+            (valid >> i & 1u) != 0 ? ElementOf(term, step, lane, i) : 0.0F;
       }
     });
   }
+  return p;
 }
+
+GRAFT_WARP bool IsLowRank(const DeltaTerm& term) {
+  return term.kind == DeltaTerm::Kind::kLowRank;
+}
+
+// P of one step of a term. `kLowRank`: which is a product.
+template <class Warp, bool kLowRank>
+GRAFT_WARP void MultiplyTerm(const DeltaTerm& term, const WarpStep& step,
+                             typename Warp::template Lanes<ProductSums>& p) {
+  if (kLowRank || IsLowRank(term)) {
+    MultiplyFactors<Warp>(term.first, step, p);
+  } else {
+    p = MultiplyRare<Warp>(term, step);
+  }
+}
+
+// D of one step: coefficients in float32, each with one fused operation, as on
+// the CPU. `kLowRank`: all terms are products. REQUIRES: count > 0.
+//
+// In two parts: what memory has to bring for the first term is asked for before
+// there is need of it.
+template <class Warp, bool kLowRank>
+class TermSum {
+ public:
+  using Delta = typename Warp::template Lanes<LaneElements<float>>;
+
+  GRAFT_WARP TermSum(const DeltaTerm* terms, uint32_t count)
+      : terms_(terms), count_(count) {}
+
+  GRAFT_WARP uint32_t count() const { return count_; }
+
+  GRAFT_WARP void Prefetch(const WarpStep& step) {
+    if (count_ > 0 && IsProduct()) {
+      first_.Load(FactorView(terms_[0].first).At(step));
+    }
+  }
+
+  // REQUIRES: Prefetch(step) was called.
+  GRAFT_WARP void Compute(const WarpStep& step, Delta& d) {
+    typename Warp::template Lanes<ProductSums> p;
+    if (IsProduct()) {
+      MultiplyFactors<Warp>(FactorView(terms_[0].first).At(step), first_, p);
+    } else {
+      p = MultiplyRare<Warp>(terms_[0], step);
+    }
+    const float first = terms_[0].coefficient;
+    Warp::Each([&](int lane) {
+#pragma unroll
+      for (int i = 0; i < kLaneElements; ++i) {
+        d[lane].v[i] = first * p[lane].v[PlaceInSums(i)];
+      }
+    });
+#pragma unroll 1
+    for (uint32_t n = 1; n < count_; ++n) {
+      MultiplyTerm<Warp, kLowRank>(terms_[n], step, p);
+      const float coefficient = terms_[n].coefficient;
+      Warp::Each([&](int lane) {
+#pragma unroll
+        for (int i = 0; i < kLaneElements; ++i) {
+          d[lane].v[i] =
+              fmaf(coefficient, p[lane].v[PlaceInSums(i)], d[lane].v[i]);
+        }
+      });
+    }
+  }
+
+ private:
+  GRAFT_WARP bool IsProduct() const { return kLowRank || IsLowRank(terms_[0]); }
+
+  const DeltaTerm* const terms_;
+  const uint32_t count_;
+  Fragments<Warp> first_;
+};
 
 }  // namespace graft
 

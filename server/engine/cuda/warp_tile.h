@@ -3,23 +3,25 @@
 
 #include <cstdint>
 
+#include "server/engine/cuda/lane_codec.h"
 #include "server/engine/cuda/switch_launch.h"
 #include "server/engine/cuda/warp_checksum.h"
 #include "server/engine/cuda/warp_delta.h"
 #include "server/engine/cuda/warp_log.h"
-#include "server/engine/weights/kernels/undo_codec.h"
 #include "server/engine/weights/kernels/weight_bits.h"
 
 // The pass over one tile by one warp. Of `Warp` it wants beside what
 // warp_delta.h says:
 //
 //   Sync()                   what lanes wrote is seen by the others
-//   CountBits(mask)
+//   CopyAsync16(from, to)    16 bytes from the device's memory to the scratch;
+//                            there after WaitForCopies() and Sync()
 //   ScanExclusive(x)         sums of the lanes before each; returns the sum of
 //                            all
 //   Sum(x), SumOverRows(x)   over all lanes; over those with the same lane % 4,
 //                            on each of them
 //   Or(word, bits)           in the warp's scratch, whoever comes first
+//   Claim(counter)           there too: adds one; returns what was there before
 //   Store16(from, to)        16 bytes, aligned, to the device's memory
 //   Prefetch(from)           towards the caches
 //   Add(counter, value)      once for the warp, in the device's memory; returns
@@ -29,13 +31,16 @@ namespace graft {
 inline constexpr int kStepsPerTile = kWarpTileElements / kStepElements;
 inline constexpr int kStepsAcross = kWarpTileCols / kStepCols;
 
-template <class Warp, class Weight>
+// `kPlain`: the tiles that nearly all are, with nothing in the way of the ones
+// that are not. IsPlain() tells them.
+template <class Warp, class Weight, bool kPlain>
 class WarpTile {
  public:
   using Bits = typename Weight::Bits;
-  using Weights = typename Warp::template Lanes<LaneElements<Bits>>;
+  using Codec = LaneCodec<Weight>;
+  using Words = typename Warp::template Lanes<typename Codec::Words>;
   using Floats = typename Warp::template Lanes<LaneElements<float>>;
-  using Counts = typename Warp::template Lanes<uint32_t>;
+  using Masks = typename Warp::template Lanes<uint32_t>;
 
   GRAFT_WARP WarpTile(const SwitchLaunch& launch,
                       const SwitchParameter& parameter, uint64_t tile,
@@ -48,45 +53,86 @@ class WarpTile {
              kWarpTileRows),
         col_(static_cast<int>(static_cast<uint32_t>(tile) % Across(parameter)) *
              kWarpTileCols),
-        rows_(Min(static_cast<int>(parameter.rows) - row_, kWarpTileRows)),
-        cols_(Min(static_cast<int>(parameter.cols) - col_, kWarpTileCols)),
-        source_(parameter.merged != nullptr     ? parameter.merged
+        rows_(kPlain ? kWarpTileRows
+                     : Min(static_cast<int>(parameter.rows) - row_,
+                           kWarpTileRows)),
+        cols_(kPlain ? kWarpTileCols
+                     : Min(static_cast<int>(parameter.cols) - col_,
+                           kWarpTileCols)),
+        source_(kPlain                          ? parameter.live
+                : parameter.merged != nullptr   ? parameter.merged
                 : parameter.pristine != nullptr ? parameter.pristine
                                                 : parameter.live),
-        vectors_(parameter.cols * sizeof(Bits) % 16 == 0),
+        copies_(!kPlain && parameter.merged != nullptr),
+        restores_((kPlain || parameter.pristine == nullptr) &&
+                  parameter.num_old_terms > 0),
+        writes_(kPlain || (parameter.extract == nullptr &&
+                           parameter.sums == nullptr && !copies_)),
+        logs_(writes_ && parameter.new_records != nullptr),
+        old_delta_(launch.terms + parameter.old_terms,
+                   restores_ ? parameter.num_old_terms : 0),
+        new_delta_(launch.terms + parameter.new_terms,
+                   writes_ ? parameter.num_new_terms : 0),
+        vectors_(kPlain || HasVectors(parameter)),
+        old_log_(scratch),
         sums_(rows_, cols_),
         new_log_(scratch) {
     step_.rows = static_cast<int>(parameter.rows);
     step_.cols = static_cast<int>(parameter.cols);
+    step_.row = row_;
+    step_.col = col_;
+    Warp::Each([&](int lane) { place_[lane] = step_.PlaceOf(lane, 0); });
   }
 
-  // All of the tile, or nothing.
+  // Whether WarpTile<..., true> may run this tile: one without edges, whose W0
+  // is got back by subtraction, and which is written.
+  static GRAFT_WARP bool IsPlain(const SwitchLaunch& launch,
+                                 const SwitchParameter& parameter,
+                                 uint64_t tile) {
+    if (parameter.merged != nullptr || parameter.pristine != nullptr ||
+        parameter.extract != nullptr || parameter.sums != nullptr ||
+        !HasVectors(parameter)) {
+      return false;
+    }
+    const uint32_t across = Across(parameter);
+    const auto row = static_cast<uint32_t>(tile) / across * kWarpTileRows;
+    const auto col = static_cast<uint32_t>(tile) % across * kWarpTileCols;
+    if (row + kWarpTileRows > static_cast<uint32_t>(parameter.rows) ||
+        col + kWarpTileCols > static_cast<uint32_t>(parameter.cols)) {
+      return false;
+    }
+    for (uint32_t i = 0; i < parameter.num_old_terms; ++i) {
+      if (!IsLowRank(launch.terms[parameter.old_terms + i])) return false;
+    }
+    for (uint32_t i = 0; i < parameter.num_new_terms; ++i) {
+      if (!IsLowRank(launch.terms[parameter.new_terms + i])) return false;
+    }
+    return parameter.num_old_terms == 0 ||
+           parameter.old_records[tile].kind != TileRecord::Kind::kRaw;
+  }
+
+  // All of the tile, or nothing. kPending: nothing, as its log has to be raw,
+  // which is not plain.
   GRAFT_WARP TileState Run() {
     Prepare();
-    // Once, and where the log turned out to be no smaller than W0 once more:
-    // nothing is written by then, so W0 can be got back again.
-    for (Bits* raw = nullptr;;) {
-      next_code_ = next_exception_ = 0;
-      for (int number = 0; number < kStepsPerTile; ++number) {
-        if (StartStep(number)) RunStep(number, raw);
-      }
-      if (raw != nullptr) break;
-      if (!IsIntact()) return TileState::kDrifted;
-      if (!Writes() || parameter_.new_records == nullptr) break;
+    RunSteps(nullptr);
+    if (!IsIntact()) return TileState::kDrifted;
+    if (logs_) {
       Warp::Sync();
-      uint8_t* log = nullptr;
-      const TileRecord record = Allocate(log);
-      if (log == nullptr) return TileState::kNoRoom;
-      Warp::Each([&](int lane) {
-        if (lane == 0) parameter_.new_records[tile_] = record;
-      });
-      if (record.kind == TileRecord::Kind::kLog) {
-        new_log_.Copy(record, log);
-        break;
+      uint32_t bytes = 0;
+      TileRecord record = new_log_.Describe(bytes);
+      const bool raw = record.kind == TileRecord::Kind::kRaw;
+      if (kPlain && raw) return TileState::kPending;
+      record.offset = Warp::Add(&launch_.summary->log_bytes,
+                                static_cast<unsigned long long>(bytes));
+      if (record.offset + bytes > launch_.new_log_capacity) {
+        Warp::Add(&launch_.summary->missing_bytes,
+                  static_cast<unsigned long long>(bytes));
+        return TileState::kNoRoom;
       }
-      raw = reinterpret_cast<Bits*>(log);
+      KeepLog(record);
     }
-    if (Writes()) WriteMerged();
+    if (writes_) WriteMerged();
     return TileState::kDone;
   }
 
@@ -97,11 +143,49 @@ class WarpTile {
     return static_cast<uint32_t>((parameter.cols + kWarpTileCols - 1) /
                                  kWarpTileCols);
   }
+  // Whether its rows begin where Load16 may read.
+  static GRAFT_WARP bool HasVectors(const SwitchParameter& parameter) {
+    return parameter.cols * sizeof(Bits) % sizeof(Quad) == 0;
+  }
 
-  // Whether the tile becomes what the scratch holds in the end.
-  GRAFT_WARP bool Writes() const {
-    return parameter_.extract == nullptr && parameter_.sums == nullptr &&
-           parameter_.merged == nullptr;
+  GRAFT_WARP void Prepare() {
+    if (restores_) {
+      old_log_.Open(parameter_.old_records[tile_], launch_.old_log,
+                    launch_.old_log_capacity, scratch_);
+    }
+    if (kPlain) {
+      // To where what becomes of it will wait.
+      const auto* const from = static_cast<const Bits*>(source_);
+      for (int number = 0; number < kStepsPerTile; ++number) {
+        StartStep(number);
+        Warp::Each([&](int lane) {
+          const Bits* const at = from + place_[lane] + in_tile_;
+          constexpr int kRowQuads = kRowWords / 4;
+          for (int i = 0; i < 2 * kRowQuads; ++i) {
+            const int row = i / kRowQuads, quad = i % kRowQuads;
+            Warp::CopyAsync16(
+                at + row * 8 * step_.cols + quad * sizeof(Quad) / sizeof(Bits),
+                Staged(number) + (row * kLanes + lane) * kRowQuads + quad);
+          }
+        });
+      }
+    }
+    if (parameter_.checksums != nullptr) {
+      Warp::Prefetch(parameter_.checksums + tile_);
+    }
+    if (logs_) new_log_.Clear();
+    Warp::WaitForCopies();
+    Warp::Sync();
+  }
+
+  // `raw`, unless it is null: W0 goes there, and nothing else happens.
+  GRAFT_WARP void RunSteps(Bits* raw) {
+    next_code_ = 0;
+    old_log_.Rewind();
+#pragma unroll 1
+    for (int number = 0; number < kStepsPerTile; ++number) {
+      if (StartStep(number)) RunStep(number, raw);
+    }
   }
 
   // False if the step lies beyond the tile.
@@ -110,195 +194,158 @@ class WarpTile {
     const int col = number % kStepsAcross * kStepCols;
     step_.row = row_ + row;
     step_.col = col_ + col;
-    return row < rows_ && col < cols_;
+    in_tile_ = row * step_.cols + col;
+    return kPlain || (row < rows_ && col < cols_);
   }
 
   GRAFT_WARP void RunStep(int number, Bits* raw) {
-    Weights weights;
-    Load(weights);
-    if (parameter_.merged == nullptr) {
-      GetPristine(number, weights);
-      if (raw != nullptr) {
-        StoreRaw(number, weights, raw);
+    Words words;
+    if constexpr (kPlain) {
+      GetStep<Warp>(Staged(number), words);
+    } else {
+      Load(words);
+    }
+    if (restores_) old_delta_.Prefetch(step_);
+    if (!copies_) {
+      if (restores_) {
+        Restore(number, words, raw != nullptr ? Spare() : Staged(number));
+      } else {
+        new_delta_.Prefetch(step_);
+      }
+      if (!kPlain && raw != nullptr) {
+        StoreRaw(number, words, raw);
         return;
       }
-      sums_.Add(step_.row - row_, step_.col - col_, weights);
+      sums_.Add(step_.row - row_, step_.col - col_, words);
     }
-    if (Writes()) {
-      Merge(number, weights);
+    if (writes_) {
+      Merge(number, words);
     } else if (parameter_.sums == nullptr) {
-      Store(weights, parameter_.extract != nullptr ? parameter_.extract
-                                                   : parameter_.live);
+      Store(words, parameter_.extract != nullptr ? parameter_.extract
+                                                 : parameter_.live);
     }
   }
 
   // ---- Between memory and registers -----------------------------------------
 
-  GRAFT_WARP bool IsVector() const { return vectors_ && step_.whole(); }
+  GRAFT_WARP bool IsWhole() const { return kPlain || step_.whole(); }
+  GRAFT_WARP bool IsVector() const { return vectors_ && IsWhole(); }
 
   // What lies beyond the parameter is zero.
-  GRAFT_WARP void Load(Weights& weights) const {
+  GRAFT_WARP void Load(Words& words) const {
     const auto* const from = static_cast<const Bits*>(source_);
     Warp::Each([&](int lane) {
-      Bits* const to = weights[lane].v;
       if (IsVector()) {
-        LoadEight(from + step_.PlaceOf(lane, 0), to);
-        LoadEight(from + step_.PlaceOf(lane, 8), to + 8);
+        const Bits* const at = from + place_[lane] + in_tile_;
+        LoadRow(at, words[lane].v);
+        LoadRow(at + 8 * step_.cols, words[lane].v + kRowWords);
         return;
       }
+      words[lane] = {};
       const uint32_t valid = step_.Valid(lane);
-#pragma unroll 1
+#pragma unroll
       for (int i = 0; i < kLaneElements; ++i) {
-        SetElement(
-            i, (valid >> i & 1u) != 0 ? from[step_.PlaceOf(lane, i)] : Bits{0},
-            to);
+        if ((valid >> i & 1u) == 0) continue;
+        Codec::Set(i, from[step_.PlaceOf(lane, i)], words[lane]);
       }
     });
   }
 
-  GRAFT_WARP void Store(const Weights& weights, void* matrix) const {
+  GRAFT_WARP void Store(const Words& words, void* matrix) const {
     auto* const to = static_cast<Bits*>(matrix);
     Warp::Each([&](int lane) {
-      const Bits* const from = weights[lane].v;
       if (IsVector()) {
-        StoreEight(from, to + step_.PlaceOf(lane, 0));
-        StoreEight(from + 8, to + step_.PlaceOf(lane, 8));
+        Bits* const at = to + place_[lane] + in_tile_;
+        StoreRow(words[lane].v, at);
+        StoreRow(words[lane].v + kRowWords, at + 8 * step_.cols);
         return;
       }
       const uint32_t valid = step_.Valid(lane);
-#pragma unroll 1
+#pragma unroll
       for (int i = 0; i < kLaneElements; ++i) {
-        if ((valid >> i & 1u) != 0) {
-          to[step_.PlaceOf(lane, i)] = GetElement(i, from);
-        }
+        if ((valid >> i & 1u) == 0) continue;
+        to[step_.PlaceOf(lane, i)] =
+            static_cast<Bits>(Codec::Get(words[lane], i));
       }
     });
   }
 
-  static GRAFT_WARP void LoadEight(const Bits* from, Bits* to) {
+  static GRAFT_WARP void LoadRow(const Bits* from, uint32_t* to) {
 #pragma unroll
-    for (int i = 0; i < 8; i += 16 / sizeof(Bits)) {
-      Warp::Load16(from + i, to + i);
+    for (int i = 0; i < kRowWords; i += 4) {
+      Warp::Load16(from + i * 4 / sizeof(Bits), to + i);
+    }
+  }
+  static GRAFT_WARP void StoreRow(const uint32_t* from, Bits* to) {
+#pragma unroll
+    for (int i = 0; i < kRowWords; i += 4) {
+      Warp::Store16(from + i, to + i * 4 / sizeof(Bits));
     }
   }
 
-  static GRAFT_WARP void StoreEight(const Bits* from, Bits* to) {
-#pragma unroll
-    for (int i = 0; i < 8; i += 16 / sizeof(Bits)) {
-      Warp::Store16(from + i, to + i);
-    }
-  }
-
-  // Eight elements of a lane in a tile that is laid out step by step.
+  // A row of a lane's elements in a tile that is laid out step by step.
   static GRAFT_WARP int PlaceInTile(int number, int lane, int row) {
     return number * kStepElements + (row * kLanes + lane) * 8;
   }
 
-  GRAFT_WARP void Prepare() {
-    Warp::Each([&](int lane) {
-      // A row of the tile per lane: all of it is under way before the first
-      // step wants it.
-      if (lane >= rows_) return;
-      const Bits* const row = static_cast<const Bits*>(source_) +
-                              static_cast<int64_t>(row_ + lane) * step_.cols +
-                              col_;
-      for (int i = 0; i < cols_; i += 64 / sizeof(Bits))
-        Warp::Prefetch(row + i);
-    });
-    Warp::Sync();
-    if (parameter_.old_records != nullptr) {
-      log_ = ReadWarpLog<Bits>(parameter_.old_records[tile_], launch_.old_log);
+  // Which of a lane's elements lie in the parameter, as the codec's mask.
+  GRAFT_WARP uint32_t ValidMask(int lane) const {
+    if (IsWhole()) return ~0u;
+    const uint32_t valid = step_.Valid(lane);
+    uint32_t mask = 0;
+#pragma unroll
+    for (int i = 0; i < kLaneElements; ++i) {
+      if ((valid >> i & 1u) != 0) mask |= Codec::Mask(i);
     }
+    return mask;
   }
 
   // ---- W0 -------------------------------------------------------------------
 
-  // From what lies in memory.
-  GRAFT_WARP void GetPristine(int number, Weights& weights) {
-    if (parameter_.pristine != nullptr || parameter_.num_old_terms == 0) return;
-    if (log_.record.kind == TileRecord::Kind::kRaw) {
-      ReadRaw(number, weights);
-    } else {
-      Restore(number, weights);
+  // From the merged weights.
+  GRAFT_WARP void Restore(int number, Words& words, Quad* room) {
+    const Bits* const raw = kPlain ? nullptr : old_log_.raw();
+    if (raw != nullptr) {
+      new_delta_.Prefetch(step_);
+      Warp::Each([&](int lane) {
+        LoadRow(raw + PlaceInTile(number, lane, 0), words[lane].v);
+        LoadRow(raw + PlaceInTile(number, lane, 1), words[lane].v + kRowWords);
+      });
+      return;
     }
-  }
-
-  GRAFT_WARP void ReadRaw(int number, Weights& w0) const {
-    const auto* const raw = reinterpret_cast<const Bits*>(log_.codes);
-    Warp::Each([&](int lane) {
-      LoadEight(raw + PlaceInTile(number, lane, 0), w0[lane].v);
-      LoadEight(raw + PlaceInTile(number, lane, 1), w0[lane].v + 8);
-    });
-  }
-
-  GRAFT_WARP void Restore(int number, Weights& w0) {
     Floats d;
-    SumTerms<Warp>(launch_.terms + parameter_.old_terms,
-                   parameter_.num_old_terms, step_, d);
-    Counts candidates, counts;
+    old_delta_.Compute(step_, d);
+    new_delta_.Prefetch(step_);  // comes while what follows is computed
+    Masks candidates, before;
     Warp::Each([&](int lane) {
-      uint32_t mask = 0;
-#pragma unroll
-      for (int i = 0; i < kLaneElements; ++i) {
-        const Bits m = w0[lane].v[i];
-        const Bits r = Weight::Round(Weight::Widen(m) - d[lane].v[i]);
-        mask |= static_cast<uint32_t>(IsCandidate<Weight>(m, r, d[lane].v[i]))
-                << i;
-        w0[lane].v[i] = r;
-      }
-      if (!step_.whole()) {
-        const uint32_t valid = step_.Valid(lane);
-        mask &= valid;
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) {
-          if ((valid >> i & 1u) == 0) w0[lane].v[i] = 0;
-        }
-      }
-      candidates[lane] = mask;
-      counts[lane] = Warp::CountBits(mask);
+      candidates[lane] =
+          Codec::Subtract(d[lane].v, words[lane]) & ValidMask(lane);
+      before[lane] = BitCount(candidates[lane]);
     });
-    const uint32_t total = Warp::ScanExclusive(counts);
+    const uint32_t total = Warp::ScanExclusive(before);
     Warp::Each([&](int lane) {
-      ApplyCodes(candidates[lane], next_code_ + counts[lane], w0[lane].v);
+      Codec::ApplyCodes(candidates[lane],
+                        old_log_.Codes(next_code_ + before[lane]), words[lane]);
     });
     next_code_ += total;
-    PatchExceptions(number, w0);
-  }
-
-  GRAFT_WARP void ApplyCodes(uint32_t candidates, uint32_t at, Bits* w0) const {
-    if (candidates == 0) return;
-    uint32_t word = log_.codes[at / kCodesPerWord];
+    old_log_.Patch(number, words, room);
+    if (IsWhole()) return;
+    Warp::Each([&](int lane) {
+      const uint32_t valid = step_.Valid(lane);
 #pragma unroll
-    for (int i = 0; i < kLaneElements; ++i) {
-      if ((candidates >> i & 1u) == 0) continue;
-      const uint32_t code = word >> (at % kCodesPerWord * 4) & 15u;
-      w0[i] = static_cast<Bits>(w0[i] + ((code ^ 8u) - 8u));
-      if (++at % kCodesPerWord == 0 && candidates >> (i + 1) != 0) {
-        word = log_.codes[at / kCodesPerWord];
+      for (int i = 0; i < kLaneElements; ++i) {
+        if ((valid >> i & 1u) == 0) Codec::Set(i, 0, words[lane]);
       }
-    }
-  }
-
-  GRAFT_WARP void PatchExceptions(int number, Weights& w0) {
-    while (next_exception_ < log_.record.num_exceptions) {
-      const int position = log_.positions[next_exception_];
-      if (position / kStepElements != number) return;
-      const Bits value = log_.values[next_exception_++];
-      Warp::Each([&](int lane) {
-        if (position % kStepElements / kLaneElements != lane) return;
-        SetElement(position % kLaneElements, value, w0[lane].v);
-      });
-    }
+    });
   }
 
   // ---- The checksum ---------------------------------------------------------
 
   GRAFT_WARP bool IsIntact() const {
-    if (parameter_.sums == nullptr && parameter_.checksums == nullptr) {
-      return true;
-    }
+    const bool wanted = parameter_.sums != nullptr;
+    if (!wanted && parameter_.checksums == nullptr) return true;
     const uint64_t checksum = sums_.Fold();
-    if (parameter_.sums != nullptr) {
+    if (wanted) {
       Warp::Each([&](int lane) {
         if (lane == 0) parameter_.sums[tile_] = checksum;
       });
@@ -313,107 +360,75 @@ class WarpTile {
 
   // ---- What W0 becomes ------------------------------------------------------
 
-  GRAFT_WARP void Merge(int number, const Weights& w0) {
-    if (parameter_.num_new_terms == 0) {
-      Stage(number, w0);
+  GRAFT_WARP void Merge(int number, const Words& w0) {
+    if (new_delta_.count() == 0) {
+      PutStep<Warp>(w0, Staged(number));
       return;
     }
     Floats d;
-    SumTerms<Warp>(launch_.terms + parameter_.new_terms,
-                   parameter_.num_new_terms, step_, d);
-    Weights merged;
+    new_delta_.Compute(step_, d);
+    Words merged;
+    Warp::Each(
+        [&](int lane) { Codec::Add(w0[lane], d[lane].v, merged[lane]); });
+    PutStep<Warp>(merged, Staged(number));
+    if (!logs_) return;
+    typename Warp::template Lanes<LaneCodes> codes;
     Warp::Each([&](int lane) {
-#pragma unroll
-      for (int i = 0; i < kLaneElements; ++i) {
-        merged[lane].v[i] =
-            Weight::Round(Weight::Widen(w0[lane].v[i]) + d[lane].v[i]);
-      }
+      codes[lane] =
+          Codec::Encode(w0[lane], d[lane].v, merged[lane], ValidMask(lane),
+                        [&](int element, uint32_t bits) {
+                          new_log_.Except(number, lane, element, bits);
+                        });
     });
-    Stage(number, merged);
-    if (parameter_.new_records != nullptr) Log(number, w0, d, merged);
+    new_log_.Append(codes);
+    Warp::Sync();  // exceptions stay in the order of steps
   }
 
-  GRAFT_WARP void Stage(int number, const Weights& weights) {
-    Warp::Each([&](int lane) {
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        Bits* const to = scratch_.merged + PlaceInTile(number, lane, row);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) to[i] = weights[lane].v[row * 8 + i];
-      }
-    });
+  GRAFT_WARP Quad* Staged(int number) const {
+    return scratch_.merged +
+           number * (kStepElements * sizeof(Bits) / sizeof(Quad));
   }
-
-  GRAFT_WARP void Log(int number, const Weights& w0, const Floats& d,
-                      const Weights& merged) {
-    Counts exceptions, counts;
-    typename Warp::template Lanes<uint64_t> codes;
-    Warp::Each([&](int lane) {
-      const uint32_t valid = step_.whole() ? 0xffffu : step_.Valid(lane);
-      uint64_t packed = 0;
-      uint32_t num_codes = 0, outside = 0;
-#pragma unroll
-      for (int i = 0; i < kLaneElements; ++i) {
-        const Bits m = merged[lane].v[i];
-        const Bits r = Weight::Round(Weight::Widen(m) - d[lane].v[i]);
-        const Bits difference = static_cast<Bits>(w0[lane].v[i] - r);
-        const bool candidate =
-            (valid >> i & 1u) != 0 && IsCandidate<Weight>(m, r, d[lane].v[i]);
-        const bool fits =
-            static_cast<Bits>(difference + kMaxCode) <= 2 * kMaxCode;
-        if (candidate) {
-          packed |= uint64_t{difference & 15u} << (num_codes++ * 4);
-        }
-        outside |= static_cast<uint32_t>(candidate ? !fits : difference != 0)
-                   << i;
-      }
-      codes[lane] = packed;
-      counts[lane] = num_codes;
-      exceptions[lane] = outside & valid;
-    });
-    new_log_.Append(number, codes, counts, exceptions, w0);
+  // Room for a step, once the new log is no longer needed.
+  GRAFT_WARP Quad* Spare() const {
+    static_assert(sizeof(scratch_.codes) + sizeof(scratch_.values) >=
+                  kStepElements * sizeof(Bits));
+    return reinterpret_cast<Quad*>(scratch_.codes);
   }
 
   // ---- The writes -----------------------------------------------------------
 
-  // A place for the log, or for all W0 if that is smaller; `log` stays null if
-  // there is none.
-  GRAFT_WARP TileRecord Allocate(uint8_t*& log) const {
-    uint32_t bytes = 0;
-    TileRecord record = new_log_.Describe(bytes);
-    record.offset = Warp::Add(&launch_.summary->log_bytes,
-                              static_cast<unsigned long long>(bytes));
-    if (record.offset + bytes <= launch_.new_log_capacity) {
-      log = launch_.new_log + record.offset;
+  GRAFT_WARP void KeepLog(const TileRecord& record) {
+    Warp::Each([&](int lane) {
+      if (lane == 0) parameter_.new_records[tile_] = record;
+    });
+    uint8_t* const log = launch_.new_log + record.offset;
+    if (kPlain || record.kind == TileRecord::Kind::kLog) {
+      new_log_.Copy(record, log);
     } else {
-      Warp::Add(&launch_.summary->missing_bytes,
-                static_cast<unsigned long long>(bytes));
+      // Nothing is written yet, so W0 can be got back again.
+      RunSteps(reinterpret_cast<Bits*>(log));
     }
-    return record;
   }
 
-  static GRAFT_WARP void StoreRaw(int number, const Weights& w0, Bits* raw) {
+  static GRAFT_WARP void StoreRaw(int number, const Words& w0, Bits* raw) {
     Warp::Each([&](int lane) {
-      StoreEight(w0[lane].v, raw + PlaceInTile(number, lane, 0));
-      StoreEight(w0[lane].v + 8, raw + PlaceInTile(number, lane, 1));
+      StoreRow(w0[lane].v, raw + PlaceInTile(number, lane, 0));
+      StoreRow(w0[lane].v + kRowWords, raw + PlaceInTile(number, lane, 1));
     });
   }
 
   GRAFT_WARP void WriteMerged() {
     Warp::Sync();
+#pragma unroll 1
     for (int number = 0; number < kStepsPerTile; ++number) {
       if (!StartStep(number)) continue;
-      Weights merged;
-      Warp::Each([&](int lane) {
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) {
-          merged[lane].v[i] =
-              scratch_.merged[PlaceInTile(number, lane, i / 8) + i % 8];
-        }
-      });
+      Words merged;
+      GetStep<Warp>(Staged(number), merged);
       Store(merged, parameter_.live);
     }
   }
+
+  static constexpr int kRowWords = Codec::kWords / 2;
 
   const SwitchLaunch& launch_;
   const SwitchParameter& parameter_;
@@ -424,27 +439,41 @@ class WarpTile {
   const int rows_;
   const int cols_;
   const void* const source_;  // what a step begins with
-  const bool vectors_;        // rows begin where Load16 may read
+  const bool copies_;         // the merged weights
+  const bool restores_;       // W0 from what is live
+  const bool writes_;         // what waits in the scratch
+  const bool logs_;
+  TermSum<Warp, kPlain> old_delta_;
+  TermSum<Warp, kPlain> new_delta_;
+  const bool vectors_;
 
-  WarpStep step_;           // at hand
-  WarpLog<Bits> log_ = {};  // the old one
+  typename Warp::template Lanes<int64_t> place_;  // a lane's first element
+
+  WarpStep step_;    // at hand
+  int in_tile_ = 0;  // from a tile's element to the step's
+  WarpLogReader<Warp, Bits> old_log_;
   uint32_t next_code_ = 0;
-  uint32_t next_exception_ = 0;
-  WarpChecksum<Warp, Bits> sums_;
-  WarpLogWriter<Warp, Bits> new_log_;
+  WarpChecksum<Warp, Weight> sums_;
+  WarpLogWriter<Warp, Weight> new_log_;
 };
 
-// The parameter that tile number `tile` of a launch belongs to.
+// The parameter that tile number `tile` of a launch belongs to. All lanes look
+// at once, so that memory is waited for twice, and not for each halving.
+template <class Warp>
 GRAFT_WARP const SwitchParameter& FindParameter(const SwitchLaunch& launch,
                                                 uint64_t tile) {
-  uint32_t first = 0, last = launch.num_parameters - 1;
-  while (first < last) {
-    const uint32_t middle = (first + last + 1) / 2;
-    if (launch.parameters[middle].first_tile <= tile) {
-      first = middle;
-    } else {
-      last = middle - 1;
-    }
+  uint32_t first = 0, count = launch.num_parameters;
+  while (count > 1) {
+    const uint32_t stride = (count + kLanes - 1) / kLanes;
+    typename Warp::template Lanes<bool> before;
+    Warp::Each([&](int lane) {
+      const uint32_t i = static_cast<uint32_t>(lane) * stride;
+      before[lane] =
+          i < count && launch.parameters[first + i].first_tile <= tile;
+    });
+    const uint32_t last = (Warp::CountLanes(before) - 1) * stride;
+    first += last;
+    count = count - last < stride ? count - last : stride;
   }
   return launch.parameters[first];
 }
@@ -455,13 +484,19 @@ template <class Warp, class Weight>
 GRAFT_WARP void RunWarpTile(const SwitchLaunch& launch, WeightDtype dtype,
                             uint64_t tile,
                             WarpScratch<typename Weight::Bits>& scratch) {
+  using Plain = WarpTile<Warp, Weight, true>;
+  using Any = WarpTile<Warp, Weight, false>;
   if (tile >= launch.num_tiles || launch.states[tile] != launch.pending) return;
-  const SwitchParameter& parameter = FindParameter(launch, tile);
+  const SwitchParameter& parameter = FindParameter<Warp>(launch, tile);
   if (parameter.dtype != dtype) return;
-  const TileState state =
-      WarpTile<Warp, Weight>(launch, parameter, tile - parameter.first_tile,
-                             scratch)
-          .Run();
+  const uint64_t number = tile - parameter.first_tile;
+  TileState state = TileState::kPending;
+  if (Plain::IsPlain(launch, parameter, number)) {
+    state = Plain(launch, parameter, number, scratch).Run();
+  }
+  if (state == TileState::kPending) {
+    state = Any(launch, parameter, number, scratch).Run();
+  }
   Warp::Each([&](int lane) {
     if (lane == 0) launch.states[tile] = state;
   });

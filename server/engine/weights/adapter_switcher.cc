@@ -70,10 +70,10 @@ absl::Status OverflowError(const std::string& parameter, at::ScalarType dtype) {
 }
 
 // Sum of the terms and the functions of W0, float32 [rows, cols].
-at::Tensor Delta(const PlannedParameter& planned, const TileGrid& grid,
-                 const at::Tensor& w0) {
+at::Tensor Delta(const SwitchPlan& plan, const PlannedParameter& planned,
+                 const TileGrid& grid, const at::Tensor& w0) {
   at::Tensor delta =
-      SumTerms(planned.terms, grid.rows(), grid.cols(), w0.device());
+      SumTerms(plan.TermsOf(planned), grid.rows(), grid.cols(), w0.device());
   if (planned.functions.empty()) return delta;
   const at::Tensor wide = w0.to(at::kFloat).view({grid.rows(), grid.cols()});
   for (const auto& [function, weight] : planned.functions) {
@@ -91,10 +91,8 @@ TileRecord* Records(const at::Tensor& bytes) {
 AdapterSwitcher::AdapterSwitcher(const WeightStore* store, RestoreMode mode,
                                  std::unique_ptr<SwitchPass> pass)
     : store_(store), mode_(mode), pass_(std::move(pass)) {
+  parameters_.reserve(store->tensors().size());  // they are pointed to
   for (const auto& [name, live] : store->tensors()) AddParameter(name, live);
-  for (Parameter& parameter : parameters_) {
-    parameter.checksums = Checksums(parameter);
-  }
   pass_->ForEach(parameters_.size(), [this](size_t i) {
     parameters_[i].largest = LargestMagnitude(parameters_[i].live);
   });
@@ -102,7 +100,7 @@ AdapterSwitcher::AdapterSwitcher(const WeightStore* store, RestoreMode mode,
 
 void AdapterSwitcher::AddParameter(const std::string& name,
                                    const at::Tensor& live) {
-  Parameter parameter;
+  Parameter& parameter = parameters_.emplace_back();
   parameter.name = name;
   parameter.live = live;
   parameter.dtype = ToWeightDtype(live.scalar_type());
@@ -114,8 +112,13 @@ void AdapterSwitcher::AddParameter(const std::string& name,
                           live.options().dtype(at::kByte));
     }
   }
-  index_.emplace(name, static_cast<uint32_t>(parameters_.size()));
-  parameters_.push_back(std::move(parameter));
+  parameter.checksums = Checksums(parameter);
+  parameter.description.name = parameter.name;
+  parameter.description.live = live.data_ptr();
+  parameter.description.dtype = parameter.dtype;
+  parameter.description.grid = &parameter.grid;
+  parameter.description.checksums =
+      static_cast<const uint64_t*>(parameter.checksums.const_data_ptr());
 }
 
 at::Tensor AdapterSwitcher::Checksums(const Parameter& parameter) const {
@@ -126,50 +129,47 @@ at::Tensor AdapterSwitcher::Checksums(const Parameter& parameter) const {
   return checksums;
 }
 
+const AdapterSwitcher::Parameter& AdapterSwitcher::Find(
+    absl::string_view name) const {
+  return *std::lower_bound(
+      parameters_.begin(), parameters_.end(), name,
+      [](const Parameter& p, absl::string_view n) { return p.name < n; });
+}
+
 bool AdapterSwitcher::IsPristine(absl::string_view name) const {
-  const Parameter& parameter = parameters_[index_.find(name)->second];
+  const Parameter& parameter = Find(name);
   return at::equal(Checksums(parameter), parameter.checksums);
 }
 
 // ---- Before the first write -------------------------------------------------
 
-ParameterState AdapterSwitcher::OldState(uint32_t number) {
+ParameterSwitch AdapterSwitcher::Leave(uint32_t number,
+                                       const PlannedParameter* planned) {
   Parameter& parameter = parameters_[number];
-  ParameterState state;
-  const PlannedParameter* const planned = plan_.Find(number);
-  if (planned == nullptr) return state;
-  state.terms = planned->terms;
+  ParameterSwitch description = parameter.description;
+  if (planned == nullptr) return description;
+  description.from.terms = plan_.TermsOf(*planned);
   if (parameter.copy.defined()) {
-    state.pristine = parameter.copy.const_data_ptr();
+    description.from.pristine = parameter.copy.const_data_ptr();
   } else {
-    state.records = Records(parameter.records[side_]);
+    description.from.records = Records(parameter.records[side_]);
   }
-  return state;
-}
-
-ParameterSwitch AdapterSwitcher::Describe(uint32_t number) {
-  Parameter& parameter = parameters_[number];
-  ParameterSwitch description;
-  description.name = parameter.name;
-  description.live = parameter.live.data_ptr();
-  description.dtype = parameter.dtype;
-  description.grid = &parameter.grid;
-  description.checksums =
-      static_cast<const uint64_t*>(parameter.checksums.const_data_ptr());
-  description.from = OldState(number);
   return description;
 }
 
 absl::StatusOr<AdapterSwitcher::StagedMap> AdapterSwitcher::Stage(
+    const SwitchPlan& plan,
     const std::vector<const PlannedParameter*>& planned) {
   StagedMap all;
+  if (planned.empty()) return all;
   SwitchWork work;
   for (const PlannedParameter* const target : planned) {
     const Parameter& parameter = parameters_[target->parameter];
     Fail("check", parameter.name);
     Staged& staged = all[target->parameter];
     staged.w0 = at::empty_like(parameter.live);
-    work.parameters.push_back(Describe(target->parameter));
+    work.parameters.push_back(
+        Leave(target->parameter, plan_.Find(target->parameter)));
     work.parameters.back().extract = staged.w0.data_ptr();
   }
   work.old_log = side_;
@@ -179,7 +179,7 @@ absl::StatusOr<AdapterSwitcher::StagedMap> AdapterSwitcher::Stage(
     const PlannedParameter& target = *planned[i];
     Staged& staged = all.find(target.parameter)->second;
     const at::Tensor delta =
-        Delta(target, parameters_[target.parameter].grid, staged.w0);
+        Delta(plan, target, parameters_[target.parameter].grid, staged.w0);
     staged.merged = (staged.w0.to(at::kFloat) + delta.view_as(staged.w0))
                         .to(staged.w0.scalar_type());
   });
@@ -202,10 +202,10 @@ absl::StatusOr<AdapterSwitcher::StagedMap> AdapterSwitcher::Validate(
                  LargestFinite(parameter.dtype))) {
       // Only where the bound does not settle it is the result itself computed.
       // A bound that is NaN does not settle it either.
-      GRAFT_RETURN_IF_ERROR(Stage({&planned}).status());
+      GRAFT_RETURN_IF_ERROR(Stage(plan, {&planned}).status());
     }
   }
-  return Stage(functions);
+  return Stage(plan, functions);
 }
 
 void AdapterSwitcher::BackUp(const SwitchPlan& plan) {
@@ -213,39 +213,44 @@ void AdapterSwitcher::BackUp(const SwitchPlan& plan) {
   for (const PlannedParameter& planned : plan.parameters) {
     Parameter& parameter = parameters_[planned.parameter];
     // Not adapted before, so what is live is W0.
-    if (!parameter.copy.defined()) parameter.copy = parameter.live.clone();
+    if (!parameter.copy.defined()) Keep(parameter, parameter.live.clone());
   }
 }
 
 SwitchWork AdapterSwitcher::MakeWork(const SwitchPlan& next,
                                      const StagedMap& staged) {
-  std::vector<uint32_t> numbers;
-  for (const auto& planned : plan_.parameters) {
-    numbers.push_back(planned.parameter);
-  }
-  for (const auto& planned : next.parameters) {
-    numbers.push_back(planned.parameter);
-  }
-  std::sort(numbers.begin(), numbers.end());
-  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
-
   SwitchWork work;
-  for (const uint32_t number : numbers) {
-    ParameterSwitch description = Describe(number);
-    const auto function = staged.find(number);
-    if (function != staged.end()) {
-      description.to.merged = function->second.merged.const_data_ptr();
-      description.to.pristine = function->second.w0.const_data_ptr();
-    } else if (const PlannedParameter* const planned = next.Find(number)) {
-      description.to.terms = planned->terms;
-      if (mode_ == RestoreMode::kBackup) {
-        description.to.pristine = parameters_[number].copy.const_data_ptr();
+  work.parameters.reserve(plan_.parameters.size() + next.parameters.size());
+  // Both plans are in the order of parameters.
+  auto old_one = plan_.parameters.begin();
+  auto new_one = next.parameters.begin();
+  while (old_one != plan_.parameters.end() ||
+         new_one != next.parameters.end()) {
+    const bool leaves = old_one != plan_.parameters.end() &&
+                        (new_one == next.parameters.end() ||
+                         old_one->parameter <= new_one->parameter);
+    const bool comes = new_one != next.parameters.end() &&
+                       (!leaves || old_one->parameter == new_one->parameter);
+    const uint32_t number = leaves ? old_one->parameter : new_one->parameter;
+    ParameterSwitch& description = work.parameters.emplace_back(
+        Leave(number, leaves ? &*old_one : nullptr));
+    if (comes) {
+      const auto function = staged.find(number);
+      if (function != staged.end()) {
+        description.to.merged = function->second.merged.const_data_ptr();
+        description.to.pristine = function->second.w0.const_data_ptr();
       } else {
-        description.to.records =
-            Records(parameters_[number].records[1 - side_]);
+        description.to.terms = next.TermsOf(*new_one);
+        if (mode_ == RestoreMode::kBackup) {
+          description.to.pristine = parameters_[number].copy.const_data_ptr();
+        } else {
+          description.to.records =
+              Records(parameters_[number].records[1 - side_]);
+        }
       }
+      ++new_one;
     }
-    work.parameters.push_back(std::move(description));
+    if (leaves) ++old_one;
   }
   work.old_log = side_;
   work.new_log = 1 - side_;
@@ -262,7 +267,7 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::SwitchTo(const AdapterSet& set) {
 
 absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
   const auto start = std::chrono::steady_clock::now();
-  SwitchPlan plan = MakeSwitchPlan(next, index_);
+  SwitchPlan plan = MakeSwitchPlan(next);
   pass_->Reserve(std::max(plan.max_rank, plan_.max_rank),
                  std::max(plan.max_terms, plan_.max_terms));
   GRAFT_ASSIGN_OR_RETURN(StagedMap staged, Validate(plan));
@@ -270,10 +275,14 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
   BackUp(plan);
   SwitchWork work = MakeWork(plan, staged);
   GRAFT_RETURN_IF_ERROR(pass_->ResetLog(work.new_log, work.parameters));
-
+  std::string text_encoder_state = TextEncoderState(next);
   if (fault_) {
-    work.fault = [this](const std::string& name) { Fail("write", name); };
+    work.fault = [this](absl::string_view name) {
+      Fail("write", std::string(name));
+    };
   }
+
+  // From here on nothing is asked for that could be refused.
   absl::Status status = pass_->Run(work);
   if (status.ok()) {
     status = CatchTorchErrors([this]() -> absl::Status {
@@ -282,42 +291,50 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
     });
   }
   if (!status.ok()) {
-    GRAFT_LOG(kError, "switch failed, rolling back",
-              {{"error", std::string(status.message())}});
     RollBack(std::move(work));
+    GRAFT_LOG(kError, "a switch failed and was rolled back",
+              {{"error", std::string(status.message())}});
     return status;
   }
-  Commit(std::move(next), std::move(plan), std::move(staged));
+  Commit(std::move(next), std::move(plan), std::move(staged),
+         std::move(text_encoder_state));
   SwitchReport report;
   report.duration = absl::FromChrono(std::chrono::steady_clock::now() - start);
   report.changed = true;
   return report;
 }
 
-void AdapterSwitcher::Commit(AdapterSet next, SwitchPlan plan,
-                             StagedMap staged) {
+void AdapterSwitcher::Keep(Parameter& parameter, at::Tensor copy) noexcept {
+  DropCopy(parameter);
+  parameter.copy = std::move(copy);
+  copy_bytes_ += static_cast<int64_t>(parameter.copy.nbytes());
+}
+
+void AdapterSwitcher::DropCopy(Parameter& parameter) noexcept {
+  if (!parameter.copy.defined()) return;
+  copy_bytes_ -= static_cast<int64_t>(parameter.copy.nbytes());
+  parameter.copy.reset();
+}
+
+void AdapterSwitcher::Commit(AdapterSet next, SwitchPlan plan, StagedMap staged,
+                             std::string text_encoder_state) noexcept {
   if (mode_ == RestoreMode::kUndoLog) {
     for (const auto& planned : plan_.parameters) {
-      parameters_[planned.parameter].copy.reset();
+      DropCopy(parameters_[planned.parameter]);
     }
     for (auto& [number, function] : staged) {
-      parameters_[number].copy = std::move(function.w0);
+      Keep(parameters_[number], std::move(function.w0));
     }
   }
   side_ = 1 - side_;
   plan_ = std::move(plan);
-  text_encoder_state_ = TextEncoderState(next);
+  text_encoder_state_ = std::move(text_encoder_state);
   current_ = std::move(next);
   CountMemory();
 }
 
-void AdapterSwitcher::CountMemory() {
-  int64_t bytes = 0;
-  for (const Parameter& parameter : parameters_) {
-    if (parameter.copy.defined()) {
-      bytes += static_cast<int64_t>(parameter.copy.nbytes());
-    }
-  }
+void AdapterSwitcher::CountMemory() noexcept {
+  int64_t bytes = copy_bytes_;
   // Where the base is resident, what the log still holds undoes nothing.
   if (mode_ == RestoreMode::kUndoLog && !plan_.parameters.empty()) {
     bytes += pass_->log_bytes(side_);
@@ -334,9 +351,9 @@ void AdapterSwitcher::CountMemory() {
 
 // ---- Failure ----------------------------------------------------------------
 
-void AdapterSwitcher::RestoreAll(const SwitchWork& failed) {
+void AdapterSwitcher::RestoreAll(const SwitchWork& failed) noexcept {
   // Tiles that were switched go back from their new state, the others from the
-  // old one: no memory is needed for either.
+  // old one: but for these lists no memory is needed for either.
   SwitchWork done, rest;
   done.parameters = rest.parameters = failed.parameters;
   for (ParameterSwitch& parameter : done.parameters) {
@@ -360,9 +377,9 @@ void AdapterSwitcher::RestoreAll(const SwitchWork& failed) {
   }
 }
 
-void AdapterSwitcher::ForgetState() {
+void AdapterSwitcher::ForgetState() noexcept {
   if (mode_ == RestoreMode::kUndoLog) {
-    for (Parameter& parameter : parameters_) parameter.copy.reset();
+    for (Parameter& parameter : parameters_) DropCopy(parameter);
   }
   plan_ = {};
   current_.clear();
@@ -389,11 +406,16 @@ void AdapterSwitcher::RollBack(SwitchWork failed) {
 }
 
 absl::Status AdapterSwitcher::ForceBase() {
-  if (current_.empty()) return absl::OkStatus();
-  SwitchWork work = MakeWork({}, {});
-  work.ignore_drift = true;
-  GRAFT_RETURN_IF_ERROR(pass_->Run(work));
-  ForgetState();
+  if (!current_.empty()) {
+    SwitchWork work = MakeWork({}, {});
+    work.ignore_drift = true;
+    GRAFT_RETURN_IF_ERROR(pass_->Run(work));
+    ForgetState();
+  }
+  // A copy that memory has changed would be found at every switch, and never be
+  // repaired: the next ones are taken from what was verified.
+  for (Parameter& parameter : parameters_) DropCopy(parameter);
+  CountMemory();
   return absl::OkStatus();
 }
 

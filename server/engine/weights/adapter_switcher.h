@@ -52,8 +52,8 @@ class AdapterSwitcher {
   // the base; current() tells the truth). Errors as for Engine::SwitchAdapters.
   absl::StatusOr<SwitchReport> SwitchTo(const AdapterSet& next);
 
-  // The base, whatever happens to be resident: where that cannot be undone, W0
-  // is wrong afterwards, and VerifyBaseWeights tells.
+  // The base, whatever happens to be resident, and no copy of any of it: where
+  // that cannot be undone, W0 is wrong afterwards, and VerifyBaseWeights tells.
   absl::Status ForceBase();
 
   // The resident set, by SHA-256. Keeps its factors alive.
@@ -77,6 +77,11 @@ class AdapterSwitcher {
       std::function<void(absl::string_view phase, const std::string& name)>;
   void SetFaultForTesting(Fault fault) { fault_ = std::move(fault); }
 
+  // The copy of W0 of `name` that is kept, undefined if there is none.
+  const at::Tensor& CopyForTesting(absl::string_view name) const {
+    return Find(name).copy;
+  }
+
  private:
   // One parameter that adapters can reach.
   struct Parameter {
@@ -90,6 +95,8 @@ class AdapterSwitcher {
     // before, in turns.
     at::Tensor records[2];
     at::Tensor copy;  // of W0, where one is kept
+    // What of a ParameterSwitch does not depend on the sets.
+    ParameterSwitch description;
   };
   // What is computed before the first write for one parameter whose D is a
   // function of W0.
@@ -100,38 +107,46 @@ class AdapterSwitcher {
   using StagedMap = std::map<uint32_t, Staged>;
 
   void AddParameter(const std::string& name, const at::Tensor& live);
+  const Parameter& Find(absl::string_view name) const;
   at::Tensor Checksums(const Parameter& parameter) const;
   absl::StatusOr<SwitchReport> Switch(AdapterSet next);
 
-  ParameterState OldState(uint32_t parameter);
-  ParameterSwitch Describe(uint32_t parameter);
+  // The way from what is resident, `planned` there (null: the base), to the
+  // base.
+  ParameterSwitch Leave(uint32_t parameter, const PlannedParameter* planned);
   // W0 of the planned parameters and what they become, checked to be finite.
   absl::StatusOr<StagedMap> Stage(
+      const SwitchPlan& plan,
       const std::vector<const PlannedParameter*>& planned);
   // Stages what has to be computed before the first write.
   absl::StatusOr<StagedMap> Validate(const SwitchPlan& plan);
   void BackUp(const SwitchPlan& plan);
   SwitchWork MakeWork(const SwitchPlan& next, const StagedMap& staged);
-  void Commit(AdapterSet next, SwitchPlan plan, StagedMap staged);
+  // Takes over what was written. Nothing in it can fail.
+  void Commit(AdapterSet next, SwitchPlan plan, StagedMap staged,
+              std::string text_encoder_state) noexcept;
   // After a pass that failed: the former set, or the base.
   void RollBack(SwitchWork failed);
-  void RestoreAll(const SwitchWork& failed);
-  void ForgetState();
-  void CountMemory();
+  // W0 everywhere. Ends the process where that cannot be had.
+  void RestoreAll(const SwitchWork& failed) noexcept;
+  void ForgetState() noexcept;
+  void Keep(Parameter& parameter, at::Tensor copy) noexcept;
+  void DropCopy(Parameter& parameter) noexcept;
+  void CountMemory() noexcept;
   void Fail(absl::string_view phase, const std::string& name) const {
     if (fault_) fault_(phase, name);
   }
 
   const WeightStore* const store_;
   const RestoreMode mode_;
-  std::vector<Parameter> parameters_;  // sorted by name
-  std::map<std::string, uint32_t, std::less<>> index_;
+  std::vector<Parameter> parameters_;  // as the store's tensors()
   const std::unique_ptr<SwitchPass> pass_;
   int side_ = 0;  // of the resident set's log
 
   AdapterSet current_;
   SwitchPlan plan_;  // of current_
   std::string text_encoder_state_;
+  int64_t copy_bytes_ = 0;
   std::atomic<int64_t> restore_bytes_{0};
   std::atomic<int64_t> reserved_bytes_{0};
   Fault fault_;

@@ -62,7 +62,10 @@ TileJob MakeJob(const ParameterSwitch& parameter, int64_t tile,
   job.pristine = parameter.from.pristine;
   job.old_terms = parameter.from.terms;
   if (job.pristine == nullptr && parameter.from.records != nullptr) {
-    job.old_log = ReadRecord(parameter.from.records[tile], old_log.memory());
+    job.old_log =
+        ReadRecord(parameter.from.records[tile],
+                   absl::MakeConstSpan(old_log.memory(), old_log.used()),
+                   job.range, parameter.dtype);
   }
   job.extract = parameter.extract;
   if (parameter.to.merged == nullptr) job.new_terms = parameter.to.terms;
@@ -83,7 +86,7 @@ void WriteRaw(const SwitchKernels& kernels, const TileJob& switched,
   TileJob job = switched;
   job.pristine = nullptr;
   job.old_terms = switched.new_terms;
-  job.old_log = ReadRecord(record, scratch.packed.data());
+  job.old_log = ReadRecord(record, scratch.packed, job.range, parameter.dtype);
   job.new_terms = {};
   job.keep_log = false;
   job.extract_blocks = out;

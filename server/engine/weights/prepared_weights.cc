@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -57,6 +58,7 @@ absl::StatusOr<std::shared_ptr<const PreparedWeights>> PreparedWeights::Create(
     std::shared_ptr<std::atomic<int64_t>> live_bytes) {
   std::shared_ptr<PreparedWeights> prepared(new PreparedWeights());
   prepared->sha256_ = weights.sha256;
+  std::map<std::string, PreparedTarget> targets;
   for (const AdapterTarget& target : weights.targets) {
     const std::string parameter = ParameterName(target);
     if (!store.Contains(parameter)) {
@@ -68,7 +70,21 @@ absl::StatusOr<std::shared_ptr<const PreparedWeights>> PreparedWeights::Create(
     GRAFT_ASSIGN_OR_RETURN(PreparedTarget factors,
                            PrepareTarget(target, store.at(parameter)));
     prepared->bytes_ += factors.bytes();
-    prepared->targets_.emplace(parameter, std::move(factors));
+    prepared->reaches_text_encoder_ |= factors.in_text_encoder;
+    targets.emplace(parameter, std::move(factors));
+  }
+  prepared->targets_.reserve(targets.size());
+  // Both in the order of names.
+  auto next = targets.begin();
+  uint32_t number = 0;
+  for (const auto& [name, tensor] : store.tensors()) {
+    if (next == targets.end()) break;
+    if (next->first == name) {
+      next->second.parameter = number;
+      prepared->targets_.push_back(std::move(next->second));
+      ++next;
+    }
+    ++number;
   }
   live_bytes->fetch_add(prepared->bytes_);
   prepared->live_bytes_ = std::move(live_bytes);

@@ -5,9 +5,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/engine/adapter_weights.h"
@@ -20,6 +20,8 @@ namespace graft {
 
 // What one adapter does to one parameter, at weight 1: one of the two.
 struct PreparedTarget {
+  uint32_t parameter = 0;  // its place among the store's tensors()
+
   // Additive: D is this term (its coefficient is the scale).
   DeltaFactors factors;
   // No element of D is larger. Additive only.
@@ -50,16 +52,18 @@ class PreparedWeights : public PreparedAdapter {
   const std::string& sha256() const override { return sha256_; }
   int64_t bytes() const override { return bytes_; }
 
-  // By parameter name ("unet.conv_in.weight").
-  const std::map<std::string, PreparedTarget>& targets() const {
-    return targets_;
-  }
+  // In the order of the store's parameters, one for each that is changed.
+  const std::vector<PreparedTarget>& targets() const { return targets_; }
+
+  // Whether one of them is the text encoder's.
+  bool reaches_text_encoder() const { return reaches_text_encoder_; }
 
  private:
   PreparedWeights() = default;
 
   std::string sha256_;
-  std::map<std::string, PreparedTarget> targets_;
+  std::vector<PreparedTarget> targets_;
+  bool reaches_text_encoder_ = false;
   int64_t bytes_ = 0;
   std::shared_ptr<std::atomic<int64_t>> live_bytes_;
 };

@@ -8,7 +8,9 @@
 namespace graft {
 
 std::vector<uint64_t> FirstTiles(absl::Span<const ParameterSwitch> parameters) {
-  std::vector<uint64_t> first = {0};
+  std::vector<uint64_t> first;
+  first.reserve(parameters.size() + 1);
+  first.push_back(0);
   for (const ParameterSwitch& parameter : parameters) {
     first.push_back(first.back() +
                     static_cast<uint64_t>(parameter.grid->num_tiles()));
@@ -37,12 +39,12 @@ MatrixSize MatrixSizeOf(const at::Tensor& parameter) {
   return {rows, rows == 0 ? 0 : parameter.numel() / rows};
 }
 
-absl::Status DriftError(const std::string& parameter) {
+absl::Status DriftError(absl::string_view parameter) {
   return Error(ErrorReason::kBaseWeightsDrift,
                absl::StrCat("the resident weights of \"", parameter,
                             "\" are not what was written there; verify the "
                             "base weights, and suspect the memory"),
-               {{"tensors", parameter}});
+               {{"tensors", std::string(parameter)}});
 }
 
 }  // namespace graft

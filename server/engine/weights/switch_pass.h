@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "server/engine/weights/kernels/switch_tile.h"
 
@@ -20,7 +20,7 @@ namespace graft {
 // log that undoes it; or, for changes that are functions of W0, no terms and a
 // copy of W0. All that is pointed to is memory of the pass's device.
 struct ParameterState {
-  std::vector<DeltaTerm> terms;
+  DeltaTerms terms;  // of the plan, which outlives the pass
   // W0 itself, laid out like the parameter, where it is kept. Then no log is
   // needed.
   const void* pristine = nullptr;
@@ -33,7 +33,7 @@ struct ParameterState {
 
 // One parameter's way from one state to another.
 struct ParameterSwitch {
-  std::string name;  // for messages and faults
+  absl::string_view name;  // for messages and faults
   void* live = nullptr;
   WeightDtype dtype = WeightDtype::kFloat32;
   const TileGrid* grid = nullptr;
@@ -57,7 +57,7 @@ struct SwitchWork {
   bool ignore_drift = false;
   // Called before a tile, or the first one of a parameter, is touched, from any
   // thread; what it throws is a failure there. For fault injection.
-  std::function<void(const std::string& parameter)> fault;
+  std::function<void(absl::string_view parameter)> fault;
 
   // One per tile, those of one parameter after those of the one before: which
   // to switch (empty: all), and which were switched.
@@ -123,7 +123,7 @@ struct MatrixSize {
 MatrixSize MatrixSizeOf(const at::Tensor& parameter);
 
 // The error for a parameter whose W0 is not what was loaded.
-absl::Status DriftError(const std::string& parameter);
+absl::Status DriftError(absl::string_view parameter);
 
 }  // namespace graft
 

@@ -15,18 +15,53 @@ const PreparedWeights& Weights(const WeightedAdapter& member) {
   return static_cast<const PreparedWeights&>(*member.adapter);
 }
 
-void AddTarget(const PreparedTarget& target, double weight,
-               PlannedParameter& planned) {
+// One member's change of one parameter.
+struct WeightedTarget {
+  const PreparedTarget* target;
+  double weight;
+};
+
+// Of all members, by parameter; those of one parameter in the order of the set.
+std::vector<WeightedTarget> TargetsOf(const AdapterSet& set) {
+  std::vector<WeightedTarget> targets;
+  size_t count = 0;
+  for (const WeightedAdapter& member : set) {
+    count += Weights(member).targets().size();
+  }
+  targets.reserve(count);
+  for (const WeightedAdapter& member : set) {
+    for (const PreparedTarget& target : Weights(member).targets()) {
+      const double weight = target.in_text_encoder ? member.text_encoder_weight
+                                                   : member.unet_weight;
+      // Weight 0 means not merged: the parameter keeps its base bits.
+      if (weight != 0) targets.push_back({&target, weight});
+    }
+  }
+  if (set.size() > 1) {
+    std::stable_sort(targets.begin(), targets.end(),
+                     [](const WeightedTarget& a, const WeightedTarget& b) {
+                       return a.target->parameter < b.target->parameter;
+                     });
+  }
+  return targets;
+}
+
+void AddTarget(const WeightedTarget& change, PlannedParameter& planned,
+               SwitchPlan& plan) {
+  const PreparedTarget& target = *change.target;
   if (!target.additive()) {
-    planned.functions.emplace_back(target.function.get(), weight);
+    planned.functions.emplace_back(target.function.get(), change.weight);
     return;
   }
-  DeltaTerm term = target.factors.term();
-  term.coefficient = static_cast<float>(weight * term.coefficient);
-  planned.terms.push_back(term);
+  DeltaTerm& term = plan.terms.emplace_back(target.factors.term());
+  term.coefficient = static_cast<float>(change.weight * term.coefficient);
+  ++planned.num_terms;
   planned.bound += std::isfinite(term.coefficient)
-                       ? std::abs(weight) * target.bound
+                       ? std::abs(change.weight) * target.bound
                        : std::numeric_limits<double>::infinity();
+  plan.max_rank = std::max({plan.max_rank, term.first.rank, term.second.rank});
+  plan.max_terms =
+      std::max(plan.max_terms, static_cast<int>(planned.num_terms));
 }
 
 }  // namespace
@@ -70,29 +105,20 @@ bool SameSet(const AdapterSet& a, const AdapterSet& b) {
                     });
 }
 
-SwitchPlan MakeSwitchPlan(
-    const AdapterSet& set,
-    const std::map<std::string, uint32_t, std::less<>>& number) {
-  std::map<uint32_t, PlannedParameter> planned;
-  for (const WeightedAdapter& member : set) {
-    for (const auto& [name, target] : Weights(member).targets()) {
-      const double weight = target.in_text_encoder ? member.text_encoder_weight
-                                                   : member.unet_weight;
-      // Weight 0 means not merged: the parameter keeps its base bits.
-      if (weight == 0) continue;
-      AddTarget(target, weight, planned[number.find(name)->second]);
-    }
-  }
+SwitchPlan MakeSwitchPlan(const AdapterSet& set) {
+  const std::vector<WeightedTarget> targets = TargetsOf(set);
   SwitchPlan plan;
-  for (auto& [parameter, target] : planned) {
-    target.parameter = parameter;
-    for (const DeltaTerm& term : target.terms) {
-      plan.max_rank =
-          std::max({plan.max_rank, term.first.rank, term.second.rank});
+  plan.parameters.reserve(targets.size());
+  plan.terms.reserve(targets.size());
+  for (const WeightedTarget& change : targets) {
+    const uint32_t parameter = change.target->parameter;
+    if (plan.parameters.empty() ||
+        plan.parameters.back().parameter != parameter) {
+      PlannedParameter& planned = plan.parameters.emplace_back();
+      planned.parameter = parameter;
+      planned.first_term = static_cast<uint32_t>(plan.terms.size());
     }
-    plan.max_terms =
-        std::max(plan.max_terms, static_cast<int>(target.terms.size()));
-    plan.parameters.push_back(std::move(target));
+    AddTarget(change, plan.parameters.back(), plan);
   }
   return plan;
 }
@@ -101,11 +127,7 @@ std::string TextEncoderState(const AdapterSet& set) {
   std::string state;
   for (const WeightedAdapter& member : set) {
     if (member.text_encoder_weight == 0) continue;
-    const auto& targets = Weights(member).targets();
-    const bool reaches = std::any_of(
-        targets.begin(), targets.end(),
-        [](const auto& target) { return target.second.in_text_encoder; });
-    if (!reaches) continue;
+    if (!Weights(member).reaches_text_encoder()) continue;
     absl::StrAppend(
         &state, member.adapter->sha256(), "=",
         absl::Hex(absl::bit_cast<uint64_t>(member.text_encoder_weight)), "\n");

@@ -2,14 +2,11 @@
 #define GRAFT_SERVER_ENGINE_WEIGHTS_SWITCH_PLAN_H_
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "server/engine/engine.h"
 #include "server/engine/weights/prepared_weights.h"
 
@@ -17,8 +14,9 @@ namespace graft {
 
 // What a set does to one parameter.
 struct PlannedParameter {
-  uint32_t parameter = 0;
-  std::vector<DeltaTerm> terms;  // with the weights multiplied in
+  uint32_t parameter = 0;   // its place among the store's tensors()
+  uint32_t first_term = 0;  // in the plan's terms
+  uint32_t num_terms = 0;
   // Changes that are functions of W0, with their weights. They come after the
   // terms, in the order of the set too.
   std::vector<std::pair<const WeightFunction*, double>> functions;
@@ -28,9 +26,13 @@ struct PlannedParameter {
 // What a set does, by parameter. Points into the set's adapters.
 struct SwitchPlan {
   std::vector<PlannedParameter> parameters;  // by number
+  std::vector<DeltaTerm> terms;              // with the weights multiplied in
   int max_rank = 0;
   int max_terms = 0;
 
+  DeltaTerms TermsOf(const PlannedParameter& planned) const {
+    return DeltaTerms(terms).subspan(planned.first_term, planned.num_terms);
+  }
   const PlannedParameter* Find(uint32_t parameter) const;
 };
 
@@ -41,11 +43,8 @@ absl::StatusOr<AdapterSet> CanonicalSet(AdapterSet set);
 // Whether two canonical sets are the same.
 bool SameSet(const AdapterSet& a, const AdapterSet& b);
 
-// `number` of each parameter by name. REQUIRES: `set` is canonical and its
-// adapters fit.
-SwitchPlan MakeSwitchPlan(
-    const AdapterSet& set,
-    const std::map<std::string, uint32_t, std::less<>>& number);
+// REQUIRES: `set` is canonical, and prepared for one store.
+SwitchPlan MakeSwitchPlan(const AdapterSet& set);
 
 // The members of a canonical set that change the text encoder, with their
 // weights, as text: equal where the text encoder's weights are equal.

@@ -156,17 +156,34 @@ size_t RawTileBytes(const TileRange& tile, WeightDtype dtype) {
          WeightDtypeSize(dtype);
 }
 
-TileLog ReadRecord(const TileRecord& record, const uint8_t* memory) {
+TileLog ReadRecord(const TileRecord& record, absl::Span<const uint8_t> memory,
+                   const TileRange& tile, WeightDtype dtype) {
   TileLog log;
-  log.kind = record.kind;
-  const uint8_t* const data = memory + record.offset;
-  if (record.kind == TileRecord::Kind::kRaw) log.raw = data;
-  if (record.kind != TileRecord::Kind::kLog) return log;
+  if (record.kind == TileRecord::Kind::kNone) return log;
+  const bool raw = record.kind == TileRecord::Kind::kRaw;
+  const size_t positions_at = (size_t{record.num_codes} + 1) / 2;
+  const size_t values_at =
+      positions_at + record.num_exceptions * sizeof(uint16_t);
+  const size_t bytes =
+      raw ? RawTileBytes(tile, dtype)
+          : values_at + record.num_exceptions * WeightDtypeSize(dtype);
+  log.kind = TileRecord::Kind::kLog;
+  log.codes = log.positions = log.values = memory.data();
+  if (record.num_codes > kMaxTileElements || bytes > memory.size() ||
+      record.offset > memory.size() - bytes) {
+    return log;
+  }
+  const uint8_t* const data = memory.data() + record.offset;
+  if (raw) {
+    log.kind = TileRecord::Kind::kRaw;
+    log.raw = data;
+    return log;
+  }
   log.num_codes = record.num_codes;
   log.num_exceptions = record.num_exceptions;
   log.codes = data;
-  log.positions = data + (record.num_codes + 1) / 2;
-  log.values = log.positions + record.num_exceptions * sizeof(uint16_t);
+  log.positions = data + positions_at;
+  log.values = data + values_at;
   return log;
 }
 

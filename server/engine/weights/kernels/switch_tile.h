@@ -156,8 +156,11 @@ size_t PackedLogBytes(const TileScratch& scratch, WeightDtype dtype);
 void PackLog(const TileScratch& scratch, WeightDtype dtype, uint8_t* out);
 size_t RawTileBytes(const TileRange& tile, WeightDtype dtype);
 
-// The record at `memory` (the arena's first byte) as a log to read.
-TileLog ReadRecord(const TileRecord& record, const uint8_t* memory);
+// What `record` says of the log of a tile, which lies in `memory`. A record
+// that no log can have, or whose log would lie elsewhere, is taken for one
+// without codes: memory has changed it, and the checksum will tell.
+TileLog ReadRecord(const TileRecord& record, absl::Span<const uint8_t> memory,
+                   const TileRange& tile, WeightDtype dtype);
 
 }  // namespace graft
 

@@ -30,7 +30,8 @@ GRAFT_HOST_DEVICE inline float FloatFromBits(uint32_t bits) {
 }
 
 // One struct per weight type: Bits holds a weight; Widen is exact; Round goes
-// to the nearest, ties to even, and keeps denormals.
+// to the nearest, ties to even, and keeps denormals. Those of 16 bits have the
+// same for two weights in one word, the first in its low half.
 struct Float32Weight {
   using Bits = uint32_t;
   static constexpr Bits kExponent = 0x7f800000u;
@@ -53,6 +54,16 @@ struct BFloat16Weight {
   GRAFT_HOST_DEVICE static Bits Round(float value) {
     const uint32_t bits = FloatBits(value);
     return static_cast<Bits>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  }
+
+  GRAFT_HOST_DEVICE static float WidenLow(uint32_t pair) {
+    return FloatFromBits(pair << 16);
+  }
+  GRAFT_HOST_DEVICE static float WidenHigh(uint32_t pair) {
+    return FloatFromBits(pair & 0xffff0000u);
+  }
+  GRAFT_HOST_DEVICE static uint32_t RoundPair(float low, float high) {
+    return Round(low) | static_cast<uint32_t>(Round(high)) << 16;
   }
 };
 
@@ -91,6 +102,16 @@ struct Float16Weight {
     const uint32_t rebiased = magnitude - 0x38000000u;
     return static_cast<Bits>(
         sign | ((rebiased + 0xfffu + ((rebiased >> 13) & 1u)) >> 13));
+  }
+
+  GRAFT_HOST_DEVICE static float WidenLow(uint32_t pair) {
+    return Widen(static_cast<Bits>(pair));
+  }
+  GRAFT_HOST_DEVICE static float WidenHigh(uint32_t pair) {
+    return Widen(static_cast<Bits>(pair >> 16));
+  }
+  GRAFT_HOST_DEVICE static uint32_t RoundPair(float low, float high) {
+    return Round(low) | static_cast<uint32_t>(Round(high)) << 16;
   }
 };
 
