@@ -215,6 +215,11 @@ absl::StatusOr<AdapterUpload::Placed> AdapterUpload::Place(
     return Conflict("is a folder; choose another name");
   }
   if (!exists || !header_.allow_replace()) return PlaceUnderNewName(store);
+  // It may have to come back, and is no leftover until then.
+  former_ =
+      FileDescriptor(openat(directory_.get(), own_name().c_str(),
+                            O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (former_.valid()) flock(former_.get(), LOCK_SH | LOCK_NB);
   const std::string spare =
       absl::StrCat(kTemporaryPrefix, NewRequestId(), kExtension);
   if (ExchangeNames(directory_.get(), temporary_name_, own_name(), spare)) {

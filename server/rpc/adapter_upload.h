@@ -88,7 +88,8 @@ class AdapterUpload {
   const v1::UploadAdapterHeader header_;
   const std::string sha256_;          // announced, lower case
   const std::string temporary_name_;  // in directory_; what is there goes
-  FileDescriptor file_;
+  FileDescriptor file_;               // locked, against RemoveLeftovers
+  FileDescriptor former_;             // in exchange, the same
   Sha256 hash_;
   uint64_t written_ = 0;
 };
