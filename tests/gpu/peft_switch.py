@@ -1,7 +1,7 @@
 """How long PEFT takes on a GPU to go from one resident LoRA to another (unfuse,
 fuse): the peer of switch_bench's rows.
 
-  peft_switch.py DEVICE sd15|sdxl
+  peft_switch.py DEVICE sd15|sdxl [RANK...]
 """
 
 import statistics
@@ -63,11 +63,12 @@ def switch_time(unet: UNet2DConditionModel, device: torch.device) -> float:
 
 def main() -> None:
     device, model = torch.device(sys.argv[1]), sys.argv[2]
+    ranks = tuple(int(rank) for rank in sys.argv[3:]) or RANKS
     unet = UNet2DConditionModel.from_config(
         {"_class_name": "UNet2DConditionModel", **CONFIGS[model]}
     ).to(device, torch.float16)
     for target_set, suffixes in TARGET_SETS.items():
-        for rank in RANKS:
+        for rank in ranks:
             plain = random_lora(unet, suffixes, rank)
             for i in range(2):
                 unet.load_lora_adapter(plain, prefix="unet",

@@ -23,7 +23,8 @@ cmake --build --preset release --target graftd graft graft_cuda warp_tile_test \
 export GRAFT_TEST_DEVICE=$device
 "$bin/warp_tile_test"  # the same code on the CPU: which side a failure is on
 "$bin/adapter_switcher_test"
-"$bin/torch_engine_test"
+# Each of those switches is compared with an engine of its own, which takes long.
+GRAFT_TEST_SWITCHES=400 "$bin/torch_engine_test"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 \
