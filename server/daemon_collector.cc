@@ -81,6 +81,13 @@ void AddMemory(const MemoryUsage& memory, Families& families) {
   AddValue(bytes, memory.restore_reserved_bytes,
            {{"kind", "restore_reserved"}});
   AddValue(bytes, memory.adapter_bytes, {{"kind", "adapters"}});
+  if (memory.device_total_bytes == 0) return;
+  AddValue(AddGauge(families, "graft_gpu_memory_used_bytes",
+                    "Bytes of the GPU's memory in use, by anybody"),
+           memory.device_used_bytes);
+  AddValue(AddGauge(families, "graft_gpu_memory_total_bytes",
+                    "Bytes of the GPU's memory"),
+           memory.device_total_bytes);
 }
 
 void AddAdapters(const std::vector<AdapterInfo>& adapters, Families& families) {

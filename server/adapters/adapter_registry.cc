@@ -57,6 +57,21 @@ class NothingPrepared : public PreparedAdapter {
   const std::string sha256_;
 };
 
+// Tells both, and gives what is left to the first that there is.
+AdapterRegistry::UnloadDone Both(AdapterRegistry::UnloadDone first,
+                                 AdapterRegistry::UnloadDone second) {
+  if (first == nullptr) return second;
+  return [first = std::move(first), second = std::move(second)](
+             absl::StatusOr<PreparedAdapterPtr> prepared) {
+    absl::StatusOr<PreparedAdapterPtr> nothing = prepared;
+    if (prepared.ok()) {
+      nothing = std::make_shared<NothingPrepared>((*prepared)->sha256());
+    }
+    first(std::move(prepared));
+    second(std::move(nothing));
+  };
+}
+
 absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
   ErrorMetadata metadata = Resource(info.name);
   metadata.emplace_back("sha256", info.sha256);
@@ -307,13 +322,21 @@ absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
   std::map<int64_t, std::function<void()>> cancels;
   {
     absl::MutexLock lock(&mu_);
-    const auto active = Find(name, AdapterState::kActive);
-    GRAFT_RETURN_IF_ERROR(CheckUnload(active, name, mode));
+    auto record = Find(name, AdapterState::kActive);
+    // Force also where another unload waits.
+    const bool waits = record == records_.end() && mode == UnloadMode::kForce;
+    if (waits) record = Find(name, AdapterState::kUnloading);
+    GRAFT_RETURN_IF_ERROR(CheckUnload(record, name, mode));
     if (mode == UnloadMode::kForce) {
-      active->second.forced = true;
-      cancels = std::exchange(active->second.cancels, {});
+      record->second.forced = true;
+      cancels = std::exchange(record->second.cancels, {});
     }
-    remains = StartUnload(active, std::move(done));
+    if (waits) {
+      record->second.unload_done =
+          Both(std::move(record->second.unload_done), std::move(done));
+    } else {
+      remains = StartUnload(record, std::move(done));
+    }
   }
   for (const auto& [use, cancel] : cancels) cancel();
   Settle(std::move(remains));

@@ -157,7 +157,7 @@ class AdapterStore {
   // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
   //
   // ADAPTER_NOT_FOUND if there is no such adapter or it is being unloaded
-  // already; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight") for
+  // already, which kForce hurries on and then waits for, too; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight") for
   // kOnlyIfUnused when handles live. After an error nothing has changed.
   void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
 

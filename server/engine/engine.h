@@ -46,6 +46,9 @@ struct MemoryUsage {
   // Held for the logs of sets to come, so that a switch need not allocate.
   int64_t restore_reserved_bytes = 0;
   int64_t adapter_bytes = 0;  // prepared adapters
+  // Of the whole device, whoever uses it; 0 where that is the host's memory.
+  int64_t device_used_bytes = 0;
+  int64_t device_total_bytes = 0;
 };
 
 // An adapter laid out for switching, on the engine's device. Immutable;

@@ -21,6 +21,7 @@
 #include "server/common/log.h"
 #include "server/common/sha256.h"
 #include "server/common/status_macros.h"
+#include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/device.h"
 #include "server/engine/models/base_model.h"
 #include "server/engine/models/config_reader.h"
@@ -81,10 +82,17 @@ class TorchEngine : public Engine {
   const EngineInfo& info() const override { return info_; }
   const ModuleTable& modules() const override { return model_.modules; }
   MemoryUsage memory() const override {
-    return {.base_bytes = model_.store->total_bytes(),
-            .restore_bytes = switcher_.restore_bytes(),
-            .restore_reserved_bytes = switcher_.restore_reserved_bytes(),
-            .adapter_bytes = adapter_bytes_->load()};
+    MemoryUsage memory{
+        .base_bytes = model_.store->total_bytes(),
+        .restore_bytes = switcher_.restore_bytes(),
+        .restore_reserved_bytes = switcher_.restore_reserved_bytes(),
+        .adapter_bytes = adapter_bytes_->load()};
+    if (model_.store->device().is_cuda()) {
+      const CudaMemory device = CudaMemoryOf(model_.store->device());
+      memory.device_used_bytes = device.used;
+      memory.device_total_bytes = device.total;
+    }
+    return memory;
   }
 
   absl::StatusOr<PreparedAdapterPtr> Prepare(

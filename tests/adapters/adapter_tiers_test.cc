@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -329,6 +330,31 @@ TEST_F(AdapterTiersTest, AForcedUnloadAsksItsUsersToEnd) {
   EXPECT_FALSE(done);
   second.reset();
   EXPECT_TRUE(done);
+}
+
+// Who has waited long enough may force what he waits for.
+TEST_F(AdapterTiersTest, AForcedUnloadHurriesOneThatWaits) {
+  ASSERT_THAT(Load("a"), IsOk());
+  std::optional<AdapterHandle> handle = store_->Acquire("a").value();
+  bool cancelled = false;
+  handle->OnForcedUnload([&cancelled] { cancelled = true; });
+  std::vector<int> done;
+  const auto tell = [&done](int number) {
+    return [&done, number](const auto& result) {
+      EXPECT_THAT(result.status(), IsOk());
+      done.push_back(number);
+    };
+  };
+  store_->Unload("a", UnloadMode::kWait, tell(1));
+  EXPECT_FALSE(cancelled);
+  store_->Unload("a", UnloadMode::kForce, tell(2));
+  EXPECT_TRUE(cancelled);
+  EXPECT_TRUE(done.empty());
+  handle.reset();
+  EXPECT_EQ(done, (std::vector<int>{1, 2}));
+  store_->Unload("a", UnloadMode::kForce, [](const auto& result) {
+    EXPECT_THAT(result.status(), HasReason(ErrorReason::kAdapterNotFound));
+  });
 }
 
 TEST_F(AdapterTiersTest, AnUnloadThatWaitsCancelsNobody) {

@@ -89,6 +89,8 @@ TEST_F(MetricsTest, CountsRequestsImagesStepsAndSwitches) {
   EXPECT_THAT(metrics, HasSubstr("graft_adapter_cache_misses_total 0\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_adapter_merged{adapter=\"ink\"} 1\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_memory_bytes{kind=\"base\"} 1000\n"));
+  EXPECT_THAT(metrics, HasSubstr("graft_gpu_memory_used_bytes 2000\n"));
+  EXPECT_THAT(metrics, HasSubstr("graft_gpu_memory_total_bytes 4000\n"));
   EXPECT_THAT(metrics, Not(HasSubstr("secret")));
   EXPECT_THAT(metrics, Not(HasSubstr("nobody")));
 }

@@ -308,7 +308,9 @@ absl::Status FakeEngine::Enter(Call call) const {
 MemoryUsage FakeEngine::memory() const {
   return {.base_bytes = 1000,
           .restore_bytes = 100,
-          .adapter_bytes = *prepared_bytes_};
+          .adapter_bytes = *prepared_bytes_,
+          .device_used_bytes = 2000,
+          .device_total_bytes = 4000};
 }
 
 absl::StatusOr<PreparedAdapterPtr> FakeEngine::Prepare(

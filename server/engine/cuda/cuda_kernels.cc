@@ -18,6 +18,7 @@ struct Library {
   decltype(&GraftCudaSwitch) run_switch = nullptr;
   decltype(&GraftCudaSumTerms) sum_terms = nullptr;
   decltype(&GraftCudaDeviceName) device_name = nullptr;
+  decltype(&GraftCudaMemory) memory = nullptr;
   decltype(&GraftCudaErrorString) error_string = nullptr;
 };
 
@@ -43,6 +44,7 @@ Library Open() {
   Find(handle, "GraftCudaSwitch", library.run_switch, library.problem);
   Find(handle, "GraftCudaSumTerms", library.sum_terms, library.problem);
   Find(handle, "GraftCudaDeviceName", library.device_name, library.problem);
+  Find(handle, "GraftCudaMemory", library.memory, library.problem);
   Find(handle, "GraftCudaErrorString", library.error_string, library.problem);
   return library;
 }
@@ -91,6 +93,12 @@ std::string CudaDeviceName(at::Device device) {
   char name[256];
   Check(TheLibrary().device_name(device.index(), name, sizeof(name)));
   return name;
+}
+
+CudaMemory CudaMemoryOf(at::Device device) {
+  uint64_t free = 0, total = 0;
+  if (TheLibrary().memory(device.index(), &free, &total) != 0) return {};
+  return {static_cast<int64_t>(total - free), static_cast<int64_t>(total)};
 }
 
 }  // namespace graft

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <cstdint>
 #include <string>
 
 #include "absl/types/span.h"
@@ -29,6 +30,14 @@ at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
 
 // The device's name as the driver tells it ("NVIDIA A10").
 std::string CudaDeviceName(at::Device device);
+
+// Bytes of the device's memory, whoever uses them; zeros where the driver does
+// not tell. Any thread.
+struct CudaMemory {
+  int64_t used = 0;
+  int64_t total = 0;
+};
+CudaMemory CudaMemoryOf(at::Device device);
 
 }  // namespace graft
 

@@ -309,6 +309,16 @@ int GraftCudaDeviceName(int device, char* name, int size) {
   return error;
 }
 
+int GraftCudaMemory(int device, uint64_t* free, uint64_t* total) {
+  const graft::DeviceGuard guard(device);
+  if (guard.error() != cudaSuccess) return guard.error();
+  size_t free_bytes = 0, total_bytes = 0;
+  const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+  *free = free_bytes;
+  *total = total_bytes;
+  return error;
+}
+
 const char* GraftCudaErrorString(int error) {
   return cudaGetErrorString(static_cast<cudaError_t>(error));
 }

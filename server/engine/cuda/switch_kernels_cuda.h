@@ -28,6 +28,9 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
 // bytes with a terminating zero.
 int GraftCudaDeviceName(int device, char* name, int size);
 
+// Bytes of the device's memory that are free, and all of it.
+int GraftCudaMemory(int device, uint64_t* free, uint64_t* total);
+
 // The text of an error that a function here returned.
 const char* GraftCudaErrorString(int error);
 

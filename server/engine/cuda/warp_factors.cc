@@ -97,6 +97,11 @@ WarpFactors::WarpFactors(const MatrixView& up_view, const MatrixView& down_view,
       ranks * (pairs.empty() ? 1 : static_cast<int64_t>(pairs.size()));
   rank = static_cast<int>(DivideUp(used, kWarpRanks)) * kWarpRanks;
 
+  const auto ranks_all = static_cast<size_t>(rank);
+  up.reserve(static_cast<size_t>(DivideUp(up_view.rows, kWarpRows)) *
+             kWarpRows * ranks_all);
+  down.reserve(static_cast<size_t>(DivideUp(down_view.cols, kWarpCols)) *
+               kWarpCols * ranks_all);
   const SplitMatrix up_parts(up_view, ranks, pairs, &PartPair::up);
   for (int64_t panel = 0; panel < up_view.rows; panel += kWarpRows) {
     for (int64_t k = 0; k < rank; k += kWarpRanks) {
