@@ -84,6 +84,14 @@ Snapshot Bits(const WeightStore& store) {
   return bits;
 }
 
+// Writes `name` anew, as a repair from the model's files does.
+void Repair(const WeightStore& store, const std::string& name,
+            const Snapshot& base) {
+  const at::Tensor live = store.at(name).view(at::kByte).flatten();
+  live.copy_(at::from_blob(const_cast<char*>(base.at(name).data()),
+                           live.sizes(), at::kByte));
+}
+
 // A base, its switcher, and adapters for it.
 class Fixture {
  public:
@@ -360,9 +368,7 @@ TEST_P(AdapterSwitcherTest, NoticesDrift) {
     ASSERT_THAT(f.switcher.ForceBase(), IsOk());
     EXPECT_FALSE(f.switcher.IsPristine(name));
     EXPECT_TRUE(f.switcher.IsPristine("unet.attn.weight"));
-    // As a repair from the model's files would.
-    bytes.copy_(at::from_blob(const_cast<char*>(base.at(name).data()),
-                              bytes.sizes(), at::kByte));
+    Repair(*f.store, name, base);
     EXPECT_TRUE(f.switcher.IsPristine(name));
     EXPECT_EQ(Bits(*f.store), base);
   }
@@ -385,10 +391,7 @@ TEST_P(AdapterSwitcherTest, NoticesDriftOfACopy) {
   EXPECT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(),
               HasReason(ErrorReason::kBaseWeightsDrift));
   ASSERT_THAT(f.switcher.ForceBase(), IsOk());
-  // As a repair from the model's files would.
-  const at::Tensor live = f.store->at(name).view(at::kByte).flatten();
-  live.copy_(at::from_blob(const_cast<char*>(base.at(name).data()),
-                           live.sizes(), at::kByte));
+  Repair(*f.store, name, base);
   EXPECT_TRUE(f.switcher.IsPristine(name));
   EXPECT_EQ(Bits(*f.store), base);
   EXPECT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(), IsOk());

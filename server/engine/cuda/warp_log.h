@@ -185,6 +185,7 @@ template <class Warp, class Weight>
 class WarpLogWriter {
  public:
   using Bits = typename Weight::Bits;
+
   GRAFT_WARP explicit WarpLogWriter(WarpScratch<Bits>& scratch)
       : scratch_(scratch) {}
 

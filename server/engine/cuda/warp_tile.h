@@ -495,6 +495,7 @@ GRAFT_WARP void RunWarpTile(const SwitchLaunch& launch, WeightDtype dtype,
     state = Plain(launch, parameter, number, scratch).Run();
   }
   if (state == TileState::kPending) {
+    Warp::Sync();  // all have seen why, before the scratch is used anew
     state = Any(launch, parameter, number, scratch).Run();
   }
   Warp::Each([&](int lane) {
