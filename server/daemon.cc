@@ -197,6 +197,7 @@ absl::Status Daemon::LoadBackend() {
           .max_batch_size = options_.max_batch_size,
           .max_queued_requests = options_.limits.max_queued_requests,
           .max_queued_work = options_.limits.max_queued_work,
+          .progress_interval = options_.progress_interval,
           .on_drift = [this](const absl::Status& status) { OnDrift(status); },
           .on_verified =
               [this](const absl::StatusOr<VerifyReport>& report) {

@@ -128,6 +128,11 @@ struct DaemonMetrics::Instruments {
       "graft_adapter_switches_total",
       "Before the device's steps: none (base stays), same (adapters stay), "
       "replace (other adapters), base (adapters removed)");
+  // Of every step: not looked up each time.
+  prometheus::Counter& none = switches.Add({{"kind", "none"}});
+  prometheus::Counter& same = switches.Add({{"kind", "same"}});
+  prometheus::Counter& replace = switches.Add({{"kind", "replace"}});
+  prometheus::Counter& base = switches.Add({{"kind", "base"}});
   prometheus::Histogram& switch_duration =
       AddHistogram("graft_adapter_switch_duration_seconds",
                    "Of switches that changed the weights")
@@ -257,9 +262,8 @@ void DaemonMetrics::OnStep(const BatchReport& report, bool merged) {
   m.batch_size.Observe(report.batch_size);
   m.step_duration.Observe(Seconds(report.denoise));
   const bool changed = report.adapter_switch.changed;
-  const char* const kind =
-      changed ? (merged ? "replace" : "base") : (merged ? "same" : "none");
-  m.switches.Add({{"kind", kind}}).Increment();
+  (changed ? (merged ? m.replace : m.base) : (merged ? m.same : m.none))
+      .Increment();
   if (changed) {
     m.switch_duration.Observe(Seconds(report.adapter_switch.duration));
   }

@@ -66,6 +66,8 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
                  as_double(options.max_adapter_device_bytes), 0, 1e18),
       NumberRule("adapter_poll", absl::ToDoubleSeconds(options.adapter_poll), 0,
                  1e6),
+      NumberRule("progress_interval",
+                 absl::ToDoubleSeconds(options.progress_interval), 0, 1e6),
       NumberRule("max_connection_age",
                  absl::ToDoubleSeconds(options.transport.max_connection_age), 1,
                  1e6),

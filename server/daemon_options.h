@@ -43,6 +43,8 @@ struct DaemonOptions {
   bool batching = true;
   // Images of one such step.
   int max_batch_size = 4;
+  // A request's progress is reported this often at most; 0: every step.
+  absl::Duration progress_interval = absl::Milliseconds(100);
   // How long accepted requests may go on after a signal to stop.
   absl::Duration exit_timeout = absl::Seconds(30);
   // Threads that read adapters, and that encode images.

@@ -73,6 +73,9 @@ ABSL_FLAG(std::string, restore, "undo_log",
           "rounding lost, from a small log) or backup (a pristine copy of "
           "every adapted weight)");
 ABSL_FLAG(int, threads, 0, "CPU threads to compute with; 0: one per core");
+ABSL_FLAG(absl::Duration, progress_interval, absl::Milliseconds(100),
+          "How often a request's progress is reported to its client at most; "
+          "0: after every step");
 ABSL_FLAG(absl::Duration, exit_timeout, absl::Seconds(30),
           "How long accepted requests may go on after SIGTERM or SIGINT; a "
           "second signal ends the program at once");
@@ -287,6 +290,7 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
   options.allow_insecure = absl::GetFlag(FLAGS_allow_insecure);
   options.default_steps = absl::GetFlag(FLAGS_default_steps);
   options.default_guidance_scale = absl::GetFlag(FLAGS_default_guidance_scale);
+  options.progress_interval = absl::GetFlag(FLAGS_progress_interval);
   options.exit_timeout = absl::GetFlag(FLAGS_exit_timeout);
   if (options.engine.model_dir.empty()) {
     GRAFT_RETURN_IF_ERROR(UseDemo(options));

@@ -60,7 +60,8 @@ class GenerationObserver {
   // The device begins with the request.
   virtual void OnStarted() = 0;
 
-  // `step` of `steps` steps of one image are done.
+  // `step` of `steps` steps of one image are done. Of steps that follow each
+  // other fast some are left out, but not the last one.
   virtual void OnProgress(int image_index, int step, int steps) = 0;
 
   // What one image may become, as a small PNG file, when `step` of `steps`

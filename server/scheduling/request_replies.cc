@@ -12,10 +12,13 @@ namespace graft {
 RequestReplies::RequestReplies(std::unique_ptr<GenerationTask> task,
                                Executor* encoder, Executor* replier,
                                const Clock* clock,
+                               absl::Duration progress_interval,
                                std::function<void()> on_done)
     : encoder_(encoder),
       replier_(replier),
       clock_(clock),
+      progress_interval_(progress_interval),
+      told_progress_(static_cast<size_t>(task->count), absl::InfinitePast()),
       task_(std::move(task)),
       on_done_(std::move(on_done)) {}
 
@@ -46,6 +49,10 @@ void RequestReplies::Started() {
 }
 
 void RequestReplies::Progress(int image_index, int step, int steps) {
+  const absl::Time now = clock_->Now();
+  absl::Time& told = told_progress_[static_cast<size_t>(image_index)];
+  if (step < steps && now - told < progress_interval_) return;
+  told = now;
   Post([=](GenerationObserver& observer) {
     observer.OnProgress(image_index, step, steps);
   });

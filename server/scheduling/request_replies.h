@@ -5,10 +5,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "server/common/clock.h"
 #include "server/common/executor.h"
 #include "server/image/image.h"
@@ -29,9 +31,11 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
  public:
   // `on_done` is called after the observer's OnDone, with the task (and the
   // adapters that it pins) released. `encoder`, `replier`, which calls the
-  // observer, and `clock` outlive this object.
+  // observer, and `clock` outlive this object. An image's progress is reported
+  // once per `progress_interval` at most, and at its last step.
   RequestReplies(std::unique_ptr<GenerationTask> task, Executor* encoder,
                  Executor* replier, const Clock* clock,
+                 absl::Duration progress_interval,
                  std::function<void()> on_done);
 
   // The task. REQUIRES: Done() was not called.
@@ -108,6 +112,9 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   Executor* const encoder_;
   Executor* const replier_;
   const Clock* const clock_;
+  const absl::Duration progress_interval_;
+  // When each image's progress was reported. Of the thread that reports.
+  std::vector<absl::Time> told_progress_;
 
   absl::Mutex mu_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mu_);

@@ -98,7 +98,8 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
     if (refusal.ok()) {
       replies =
           std::make_shared<RequestReplies>(std::move(task), encoder_, &replier_,
-                                           clock_, [this] { OnRequestDone(); });
+                                           clock_, options_.progress_interval,
+                                           [this] { OnRequestDone(); });
       queue_.Push({view.id, replies, now, place.position});
       ledger_.Add(std::move(view));
       ++unfinished_;

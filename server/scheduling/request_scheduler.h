@@ -55,6 +55,9 @@ class RequestScheduler {
     // larger than that if it has the queue for itself.
     int max_queued_requests = 256;
     int64_t max_queued_work = int64_t{256} * 1024 * 1024 * 50;
+    // An image's steps are reported this often at most, but for its last one:
+    // reports take processor time that the steps may need.
+    absl::Duration progress_interval = absl::ZeroDuration();
     // What a refused client is told to wait, as long as the device's speed is
     // not known.
     absl::Duration retry_delay = absl::Seconds(1);

@@ -20,6 +20,8 @@ namespace {
 using testing::ElementsAre;
 using testing::StartsWith;
 
+constexpr absl::Duration kProgressInterval = absl::Milliseconds(100);
+
 Image SmallImage() { return {8, 8, std::vector<uint8_t>(8 * 8 * 3, 7)}; }
 
 class RequestRepliesTest : public testing::Test {
@@ -27,9 +29,11 @@ class RequestRepliesTest : public testing::Test {
   RequestRepliesTest() {
     auto task = std::make_unique<GenerationTask>();
     task->observer = observer_;
+    task->count = 2;
     replies_ =
         std::make_shared<RequestReplies>(std::move(task), &executor_, &replier_,
-                                         &clock_, [this] { ++done_calls_; });
+                                         &clock_, kProgressInterval,
+                                         [this] { ++done_calls_; });
   }
 
   FakeClock clock_;
@@ -54,7 +58,7 @@ TEST_F(RequestRepliesTest, ReportsAreDeliveredByTheReplier) {
   auto task = std::make_unique<GenerationTask>();
   task->observer = observer_;
   const auto replies = std::make_shared<RequestReplies>(
-      std::move(task), &executor_, &replier, &clock_, [] {});
+      std::move(task), &executor_, &replier, &clock_, kProgressInterval, [] {});
   replies->Open(0, absl::ZeroDuration());
   replies->Started();
   replies->Progress(0, 1, 2);
@@ -66,6 +70,22 @@ TEST_F(RequestRepliesTest, ReportsAreDeliveredByTheReplier) {
   EXPECT_THAT(
       observer_->events(),
       ElementsAre("queued 0", "started", "progress 0 1/2", "queued 1", "done"));
+}
+
+// Each image's first step in an interval is told, and the last of all.
+TEST_F(RequestRepliesTest, ProgressThatComesTooFastIsLeftOut) {
+  replies_->Open(0, absl::ZeroDuration());
+  for (int step = 1; step <= 5; ++step) {
+    replies_->Progress(0, step, 5);
+    replies_->Progress(1, step, 6);
+    clock_.Advance(kProgressInterval / 2);
+  }
+  EXPECT_THAT(observer_->events(),
+              ElementsAre("queued 0", "progress 0 1/5", "progress 1 1/6",
+                          "progress 0 3/5", "progress 1 3/6", "progress 0 5/5",
+                          "progress 1 5/6"));
+  replies_->Progress(1, 6, 6);
+  EXPECT_EQ(observer_->events().back(), "progress 1 6/6");
 }
 
 TEST_F(RequestRepliesTest, NextImageGoesOnWhileOneIsEncoded) {
@@ -152,7 +172,7 @@ TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeTheClientHearsOfTheEnd) {
   const auto listener = std::make_shared<EndListener>(task->cancelled);
   task->observer = listener;
   const auto replies = std::make_shared<RequestReplies>(
-      std::move(task), &executor_, &replier_, &clock_, [] {});
+      std::move(task), &executor_, &replier_, &clock_, kProgressInterval, [] {});
   replies->Open(0, absl::ZeroDuration());
   replies->Done(absl::OkStatus(), {});
   EXPECT_TRUE(listener->done());
