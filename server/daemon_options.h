@@ -44,7 +44,7 @@ struct DaemonOptions {
   // Images of one such step.
   int max_batch_size = 4;
   // A request's progress is reported this often at most; 0: every step.
-  absl::Duration progress_interval = absl::Milliseconds(100);
+  absl::Duration progress_interval = absl::Milliseconds(200);
   // How long accepted requests may go on after a signal to stop.
   absl::Duration exit_timeout = absl::Seconds(30);
   // Threads that read adapters, and that encode images.

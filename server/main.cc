@@ -73,7 +73,7 @@ ABSL_FLAG(std::string, restore, "undo_log",
           "rounding lost, from a small log) or backup (a pristine copy of "
           "every adapted weight)");
 ABSL_FLAG(int, threads, 0, "CPU threads to compute with; 0: one per core");
-ABSL_FLAG(absl::Duration, progress_interval, absl::Milliseconds(100),
+ABSL_FLAG(absl::Duration, progress_interval, absl::Milliseconds(200),
           "How often a request's progress is reported to its client at most; "
           "0: after every step");
 ABSL_FLAG(absl::Duration, exit_timeout, absl::Seconds(30),

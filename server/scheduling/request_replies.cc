@@ -45,6 +45,7 @@ void RequestReplies::Moved(int position, absl::Duration estimated_wait) {
 }
 
 void RequestReplies::Started() {
+  std::fill(told_progress_.begin(), told_progress_.end(), clock_->Now());
   Post([](GenerationObserver& observer) { observer.OnStarted(); });
 }
 
