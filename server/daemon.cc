@@ -59,7 +59,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
       .clock = &daemon->clock_,
       .state = &daemon->state_,
       .drain = [raw = daemon.get()] { raw->BeginDrain(); },
-      .write_timeout = options.transport.write_timeout};
+      .write_timeout = options.transport.write_timeout,
+      .max_finished_bytes = options.max_finished_bytes};
   GRAFT_ASSIGN_OR_RETURN(daemon->server_,
                          GrpcServer::Start(options.transport, environment));
   GRAFT_LOG(kInfo, "port open", {{"address", daemon->address()}});

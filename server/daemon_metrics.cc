@@ -7,6 +7,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <array>
+#include <cstddef>
 #include <exception>
 #include <set>
 #include <string>
@@ -121,9 +123,19 @@ struct DaemonMetrics::Instruments {
       AddHistogram("graft_denoise_step_duration_seconds",
                    "Of the device's steps, each of a whole batch")
           .Add({}, StepBuckets());
-  prometheus::Histogram& batch_size =
-      AddHistogram("graft_batch_size", "Images in the device's steps")
-          .Add({}, Buckets{1, 2, 4, 8, 16});
+  // One for each BatchStop.
+  const std::array<prometheus::Histogram*, 4> batch_size = [this] {
+    Family<prometheus::Histogram>& sizes = AddHistogram(
+        "graft_batch_size",
+        "Images in the device's steps, by why there were no more: full (as many "
+        "as may be), queue_empty, incompatible (all others need other adapters "
+        "or another size), fairness (others would wait for too long)");
+    const auto add = [&sizes](const char* reason) {
+      return &sizes.Add({{"stop_reason", reason}}, Buckets{1, 2, 4, 8, 16});
+    };
+    return std::array{add("full"), add("queue_empty"), add("incompatible"),
+                      add("fairness")};
+  }();
   Family<prometheus::Counter>& switches = AddCounter(
       "graft_adapter_switches_total",
       "Before the device's steps: none (base stays), same (adapters stay), "
@@ -258,9 +270,11 @@ void DaemonMetrics::OnGenerated(const absl::Status& status,
 
 void DaemonMetrics::OnStep(const BatchReport& report, bool merged) {
   Instruments& m = *instruments_;
-  m.steps.Increment(report.batch_size);
-  m.batch_size.Observe(report.batch_size);
-  m.step_duration.Observe(Seconds(report.denoise));
+  if (report.batch_size > 0) {  // nobody wanted it any more otherwise
+    m.steps.Increment(report.batch_size);
+    m.batch_size[static_cast<size_t>(report.stop)]->Observe(report.batch_size);
+    m.step_duration.Observe(Seconds(report.denoise));
+  }
   const bool changed = report.adapter_switch.changed;
   (changed ? (merged ? m.replace : m.base) : (merged ? m.same : m.none))
       .Increment();

@@ -64,6 +64,8 @@ absl::Status CheckNumbers(const DaemonOptions& options) {
                  as_double(options.max_adapter_host_bytes), 0, 1e18),
       NumberRule("max_adapter_device_bytes",
                  as_double(options.max_adapter_device_bytes), 0, 1e18),
+      NumberRule("max_finished_bytes", as_double(options.max_finished_bytes), 0,
+                 1e18),
       NumberRule("adapter_poll", absl::ToDoubleSeconds(options.adapter_poll), 0,
                  1e6),
       NumberRule("progress_interval",

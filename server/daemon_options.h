@@ -39,6 +39,8 @@ struct DaemonOptions {
   // Bytes that adapters may take; 0: no limit.
   int64_t max_adapter_host_bytes = 0;
   int64_t max_adapter_device_bytes = 0;
+  // Of finished requests' images, kept for clients that send a request again.
+  int64_t max_finished_bytes = int64_t{64} << 20;
   // Requests share the device's steps.
   bool batching = true;
   // Images of one such step.

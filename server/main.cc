@@ -96,6 +96,9 @@ ABSL_FLAG(
     int64_t, max_queued_work, int64_t{256} * 1024 * 1024 * 50,
     "Work that may wait, in steps x images x pixels; a single request may "
     "be larger");
+ABSL_FLAG(int64_t, max_finished_bytes, int64_t{64} << 20,
+          "Bytes of finished requests' images that are kept, for clients that "
+          "send a request with its request_id again; 0: none");
 ABSL_FLAG(bool, autoload, false,
           "A request that names NAME, which is not loaded, loads "
           "NAME.safetensors of --adapter_dir; such adapters give way to others "
@@ -279,6 +282,7 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
   options.transport.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
                            .key = absl::GetFlag(FLAGS_tls_key),
                            .client_ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.max_finished_bytes = absl::GetFlag(FLAGS_max_finished_bytes);
   options.autoload = absl::GetFlag(FLAGS_autoload);
   options.adapter_poll = absl::GetFlag(FLAGS_adapter_poll);
   options.max_adapter_host_bytes = absl::GetFlag(FLAGS_max_adapter_host_bytes);

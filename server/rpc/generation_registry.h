@@ -25,9 +25,6 @@ namespace graft {
 // the newest, as far as their images fit. Thread-safe.
 class GenerationRegistry {
  public:
-  // Of the images of finished requests.
-  static constexpr int64_t kMaxFinishedBytes = int64_t{64} << 20;
-
   // A request and its place.
   struct Admission {
     std::shared_ptr<SharedGeneration> generation;
@@ -42,8 +39,8 @@ class GenerationRegistry {
   using Finished =
       std::function<void(const absl::Status&, const GenerationSummary&)>;
 
-  explicit GenerationRegistry(Finished on_finished,
-                              int64_t max_finished_bytes = kMaxFinishedBytes)
+  // `max_finished_bytes`: of finished requests that are remembered.
+  GenerationRegistry(Finished on_finished, int64_t max_finished_bytes)
       : on_finished_(std::move(on_finished)),
         max_finished_bytes_(max_finished_bytes) {}
 

@@ -27,7 +27,9 @@ class GenerationServiceImpl final
   // What `environment` points to outlives the service. REQUIRES: no accepted
   // request is left when the service is destroyed.
   explicit GenerationServiceImpl(const RpcEnvironment& environment)
-      : environment_(environment), registry_(environment.hooks->on_generated) {}
+      : environment_(environment),
+        registry_(environment.hooks->on_generated,
+                  environment.max_finished_bytes) {}
 
   grpc::ServerWriteReactor<v1::GenerateImageResponse>* GenerateImage(
       grpc::CallbackServerContext* context,

@@ -11,11 +11,16 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
 namespace {
+
+// From a connection to its first call.
+constexpr absl::Duration kFirstCallTime = absl::Milliseconds(50);
 
 int Milliseconds(absl::Duration duration) {
   return static_cast<int>(absl::ToInt64Milliseconds(duration));
@@ -117,7 +122,13 @@ void GrpcServer::SetServing(bool serving) {
 void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }
 
 void GrpcServer::Shutdown(absl::Duration grace) {
-  acceptor_.reset();
+  // gRPC ends calls that arrive from now on with CANCELLED, which no client
+  // tries again. Whoever connected just before hears from the services first
+  // that they are draining.
+  if (acceptor_ != nullptr) {
+    acceptor_.reset();
+    absl::SleepFor(std::min(grace, kFirstCallTime));
+  }
   server_->Shutdown(gpr_time_add(
       gpr_now(GPR_CLOCK_MONOTONIC),
       gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN)));

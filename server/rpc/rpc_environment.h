@@ -1,6 +1,7 @@
 #ifndef GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
 #define GRAFT_SERVER_RPC_RPC_ENVIRONMENT_H_
 
+#include <cstdint>
 #include <functional>
 
 #include "absl/time/time.h"
@@ -19,6 +20,9 @@ struct RpcEnvironment {
   // once `state` has a backend.
   std::function<void()> drain;
   absl::Duration write_timeout = absl::Seconds(30);  // see TransportOptions
+  // Of finished requests' images that are kept, for clients that send the same
+  // request again.
+  int64_t max_finished_bytes = int64_t{64} << 20;
 };
 
 }  // namespace graft

@@ -311,6 +311,7 @@ std::vector<BatchMember> RequestScheduler::ChooseBatch() {
     if (ledger_.empty()) return {};
     BatchChoice choice = ledger_.Next();
     images = std::move(choice.images);
+    batch_stop_ = choice.stop;
     batch_size_ = static_cast<int>(images.size());
     for (const int64_t id : choice.starting)
       starting.push_back(queue_.Take(id));
@@ -354,7 +355,8 @@ void RequestScheduler::TellPlaces() {
 
 void RequestScheduler::RunBatch(const std::vector<BatchMember>& batch) {
   const absl::Time start = clock_->Now();
-  const BatchReport report = runner_.RunStep(batch);
+  BatchReport report = runner_.RunStep(batch);
+  report.stop = batch_stop_;
   const absl::Duration busy = clock_->Now() - start;
   {
     absl::MutexLock lock(&mu_);

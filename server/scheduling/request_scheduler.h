@@ -212,6 +212,7 @@ class RequestScheduler {
   BatchRunner runner_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;
   absl::Time next_places_;  // when TellPlaces has something to do
+  BatchStop batch_stop_ = BatchStop::kFull;  // of the batch at hand
 
   mutable absl::Mutex mu_;
   // Every request that is not over; those that wait are in queue_ as well.

@@ -76,6 +76,7 @@ class BatchChooser {
       AddStarted(priority, /*begun=*/false);
       AddJoining(priority);
     }
+    choice_.stop = WhyNoMore();
     CutToBucket();
     TellEffects();
     return std::move(choice_);
@@ -281,6 +282,21 @@ class BatchChooser {
   }
 
   // ---- The end ----
+
+  // REQUIRES: before images are cut off.
+  BatchStop WhyNoMore() const {
+    const int size = static_cast<int>(choice_.images.size());
+    if (Full() || BatchBucket(size) < size) return BatchStop::kFull;
+    BatchStop stop = BatchStop::kQueueEmpty;
+    for (const RequestView& request : state_.requests) {
+      for (const ImageView& image : request.images) {
+        if (InBatch(request, image)) continue;
+        if (image.batch_key == *key_) return BatchStop::kFairness;
+        stop = BatchStop::kIncompatible;
+      }
+    }
+    return stop;
+  }
 
   // Drops the last images; requests that would have begun with them alone wait
   // on.

@@ -61,9 +61,18 @@ struct BatchImage {
   int image_index = 0;
 };
 
+// Why a batch has no more images.
+enum class BatchStop : uint8_t {
+  kFull,          // it is as large as it may be
+  kQueueEmpty,    // there are no others
+  kIncompatible,  // all others need other adapters or another size
+  kFairness,      // one may not join: it would keep others waiting for too long
+};
+
 // What is to make the next step, and what follows from the choice.
 struct BatchChoice {
   std::vector<BatchImage> images;  // at least one, all of one batch key
+  BatchStop stop = BatchStop::kFull;
   std::vector<int64_t> starting;   // requests that begin with it
   // Once for each of `starting` that passes over or overtakes it.
   std::vector<int64_t> passed_over;

@@ -89,6 +89,8 @@ class MixedRequestsTest : public testing::TestWithParam<const char*> {
                  {absl::StrCat("--batching=", GetParam()),
                   "--adapter_dir=" + setting->shelf.path(), "--autoload",
                   "--adapter_poll=200ms", "--max_queued_requests=24",
+                  // What may fill up does so before memory is looked at.
+                  "--max_finished_bytes=500000",
                   absl::StrCat("--max_adapter_host_bytes=", bytes * 7 / 10),
                   absl::StrCat("--max_adapter_device_bytes=", bytes * 3 / 10),
                   absl::StrCat("--metrics_listen=127.0.0.1:", metrics_port_)});

@@ -7,7 +7,6 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
-#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <iterator>
@@ -19,7 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/client_status.h"
 #include "client/graft_client.h"
 #include "gtest/gtest.h"
@@ -290,7 +289,8 @@ class FullQueueTest : public ClientFaultsTest {
 };
 
 // Fault 15: five times as many as there is room for. Who is refused hears it
-// at once, who was accepted gets its image.
+// while the device makes no step (how soon, tests/bench/load measures), who was
+// accepted gets its image.
 TEST_F(FullQueueTest, RefusesAtOnce) {
   constexpr int kAccepted = 9;  // one runs
   daemon_.engine().Block(Call::kStep);
@@ -309,21 +309,15 @@ TEST_F(FullQueueTest, RefusesAtOnce) {
     }
   }
   while (queued < kAccepted) std::this_thread::yield();
-  std::vector<absl::Duration> times;
   for (int i = 0; i < 5 * kAccepted; ++i) {
-    const absl::Time begin = absl::Now();
     const absl::Status refused =
         client_.Generate(Request(1), [](const v1::GenerateImageResponse&) {})
             .status();
-    times.push_back(absl::Now() - begin);
     EXPECT_EQ(ErrorReasonOf(refused), "QUEUE_FULL") << refused;
     EXPECT_TRUE(RetryDelayOf(refused).has_value());
   }
   daemon_.engine().Unblock(Call::kStep);
   for (std::thread& client : accepted) client.join();
-  std::sort(times.begin(), times.end());
-  // The median, as the machine may be busy with other things.
-  EXPECT_LT(times[times.size() / 2], absl::Milliseconds(50));
 }
 
 }  // namespace

@@ -68,6 +68,9 @@ TEST_F(MetricsTest, CountsRequestsImagesStepsAndSwitches) {
                                  "\"GenerateImage\"} 2\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_images_total 4\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_steps_total 12\n"));
+  EXPECT_THAT(
+      metrics,
+      HasSubstr("graft_batch_size_sum{stop_reason=\"queue_empty\"} 12\n"));
   EXPECT_THAT(metrics, HasSubstr("graft_queue_time_seconds_count 2\n"));
   EXPECT_THAT(metrics,
               HasSubstr("graft_stage_duration_seconds_count{stage=\"denoise\"} "

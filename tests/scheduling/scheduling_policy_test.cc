@@ -121,6 +121,20 @@ TEST_F(SchedulingPolicyTest, ABatchHasABound) {
   EXPECT_THAT(Chosen(), ElementsAre("1"));
 }
 
+TEST_F(SchedulingPolicyTest, ABatchTellsWhyItHasNoMore) {
+  const auto stop = [this] { return ChooseBatch(state_).stop; };
+  AddStarted("a");
+  EXPECT_EQ(stop(), BatchStop::kQueueEmpty);
+  Add("b").passed_over = kMaxPassedOver;
+  EXPECT_EQ(stop(), BatchStop::kIncompatible);
+  Add("a");
+  EXPECT_EQ(stop(), BatchStop::kFairness);
+  state_.requests[1].passed_over = 0;
+  EXPECT_EQ(stop(), BatchStop::kIncompatible);
+  state_.max_batch_size = 2;
+  EXPECT_EQ(stop(), BatchStop::kFull);
+}
+
 TEST_F(SchedulingPolicyTest, SizesAreBuckets) {
   std::vector<int> buckets;
   for (int size = 1; size <= 17; ++size) buckets.push_back(BatchBucket(size));
