@@ -1,5 +1,8 @@
 #include "server/engine/weights/kernels/switch_tile.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -32,6 +35,26 @@ void PackCodes(const int8_t* __restrict codes, uint32_t pairs,
 }
 
 #if defined(__x86_64__)
+// Features that not every compiler's __builtin_cpu_supports knows ("Intel 64
+// and IA-32 Architectures Software Developer's Manual", CPUID). REQUIRES: the
+// system keeps the registers that they use.
+struct MoreFeatures {
+  bool f16c = false;
+  bool avx512bf16 = false;
+  bool amx_bf16 = false;  // with AMX-TILE
+
+  MoreFeatures() {
+    unsigned a, b, c, d;
+    if (__get_cpuid(1, &a, &b, &c, &d) != 0) f16c = (c >> 29 & 1) != 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
+      amx_bf16 = (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0;
+    }
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) {
+      avx512bf16 = (a >> 5 & 1) != 0;
+    }
+  }
+};
+
 // Linux gives a process the tile registers of AMX when it asks for them
 // (Documentation/arch/x86/xstate.rst); false if it does not.
 bool AskForTileRegisters() {
@@ -105,8 +128,9 @@ std::vector<const SwitchKernels*> RunnableSwitchKernels() {
   std::vector<const SwitchKernels*> runnable = {&kPortableSwitchKernels};
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  const MoreFeatures more;
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c")) {
+      !more.f16c) {
     return runnable;
   }
   runnable.push_back(&kAvx2SwitchKernels);
@@ -118,10 +142,9 @@ std::vector<const SwitchKernels*> RunnableSwitchKernels() {
     return runnable;
   }
   runnable.push_back(&kAvx512SwitchKernels);
-  if (!__builtin_cpu_supports("avx512bf16")) return runnable;
+  if (!more.avx512bf16) return runnable;
   runnable.push_back(&kAvx512Bf16SwitchKernels);
-  if (__builtin_cpu_supports("amx-tile") &&
-      __builtin_cpu_supports("amx-bf16") && AskForTileRegisters()) {
+  if (more.amx_bf16 && AskForTileRegisters()) {
     runnable.push_back(&kAmxBf16SwitchKernels);
   }
 #endif
