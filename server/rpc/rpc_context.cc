@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <random>
 
+#include "absl/random/random.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -118,10 +118,8 @@ grpc::Status RpcCall::Finish(const absl::Status& status) {
 }
 
 std::string NewRequestId() {
-  std::random_device random;
-  const auto word = [&random] {
-    return static_cast<uint64_t>(random()) << 32 | random();
-  };
+  absl::BitGen random;
+  const auto word = [&random] { return absl::Uniform<uint64_t>(random); };
   const uint64_t high = (word() & ~uint64_t{0xF000}) | 0x4000;  // version 4
   const uint64_t low = (word() >> 2) | (uint64_t{1} << 63);     // variant 10
   return absl::StrFormat("%08x-%04x-%04x-%04x-%012x", high >> 32,

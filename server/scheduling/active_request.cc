@@ -1,5 +1,6 @@
 #include "server/scheduling/active_request.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,15 +20,25 @@ std::string BatchKey(const GenerationTask& task, int step) {
       AdapterSetKey(AdaptersAtStep(task.adapters, step, params.steps)));
 }
 
+bool HasSchedule(const GenerationTask& task) {
+  return std::any_of(task.adapters.begin(), task.adapters.end(),
+                     [](const RequestedAdapter& adapter) {
+                       return !adapter.schedule.empty();
+                     });
+}
+
+int StepsDone(const Generation* generation) {
+  return generation == nullptr ? 0 : generation->steps_done();
+}
+
 ImageView ViewOfImage(const GenerationTask& task, int index,
-                      const Generation* generation) {
+                      const Generation* generation, std::string batch_key) {
   const GenerationParams& params = task.params;
-  const int step = generation == nullptr ? 0 : generation->steps_done();
-  return {
-      .index = index,
-      .batch_key = BatchKey(task, step),
-      .work_left = int64_t{params.steps - step} * params.width * params.height,
-      .begun = generation != nullptr};
+  const int steps_left = params.steps - StepsDone(generation);
+  return {.index = index,
+          .batch_key = std::move(batch_key),
+          .work_left = int64_t{steps_left} * params.width * params.height,
+          .begun = generation != nullptr};
 }
 
 }  // namespace
@@ -36,7 +47,7 @@ RequestView ViewOfTask(const GenerationTask& task, int64_t id) {
   RequestView view{
       .id = id, .tenant = task.tenant, .priority = task.priority, .images = {}};
   view.images.assign(static_cast<size_t>(task.count),
-                     ViewOfImage(task, 0, nullptr));
+                     ViewOfImage(task, 0, nullptr, BatchKey(task, 0)));
   for (int i = 0; i < task.count; ++i) {
     view.images[static_cast<size_t>(i)].index = i;
   }
@@ -50,6 +61,7 @@ ActiveRequest::ActiveRequest(AcceptedRequest request, const EngineInfo& engine,
   summary_.adapters = ToAppliedAdapters(task().adapters);
   summary_.base_sha256 = engine.base_sha256;
   summary_.timings.queue = now - request_.accepted_at;
+  if (!HasSchedule(task())) batch_key_ = BatchKey(task(), 0);
   replies().Started();
 }
 
@@ -96,7 +108,11 @@ void ActiveRequest::End(absl::Status status) {
 std::vector<ImageView> ActiveRequest::Views() const {
   std::vector<ImageView> views;
   for (int i = finished_; i < task().count; ++i) {
-    views.push_back(ViewOfImage(task(), i, generation(i)));
+    const Generation* const begun = generation(i);
+    views.push_back(ViewOfImage(task(), i, begun,
+                                batch_key_.has_value()
+                                    ? *batch_key_
+                                    : BatchKey(task(), StepsDone(begun))));
   }
   return views;
 }

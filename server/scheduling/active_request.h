@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,8 @@ class ActiveRequest {
   const AcceptedRequest request_;
   // By index: nullptr before it has begun and once it is finished.
   std::vector<std::unique_ptr<Generation>> generations_;
+  // The batch key of every step, unless a schedule makes it change.
+  std::optional<std::string> batch_key_;
   int finished_ = 0;  // images; they finish in order
   GenerationSummary summary_;
   bool ended_ = false;

@@ -15,26 +15,13 @@
 #include "server/engine/weights/kernels/switch_tile.h"
 #include "server/engine/weights/kernels/undo_codec.h"
 #include "server/engine/weights/kernels/weight_bits.h"
+#include "tests/engine/weight_rounding.h"
 
 namespace graft {
 namespace {
 
-constexpr WeightDtype kDtypes[] = {
-    WeightDtype::kFloat32, WeightDtype::kBFloat16, WeightDtype::kFloat16};
 constexpr FactorFormat kFormats[] = {
     FactorFormat::kFloat32, FactorFormat::kBFloat16, FactorFormat::kFloat16};
-
-uint32_t RoundTo(WeightDtype dtype, float value) {
-  switch (dtype) {
-    case WeightDtype::kFloat32:
-      return Float32Weight::Round(value);
-    case WeightDtype::kBFloat16:
-      return BFloat16Weight::Round(value);
-    case WeightDtype::kFloat16:
-      break;
-  }
-  return Float16Weight::Round(value);
-}
 
 // A parameter with a random W0 and two random changes of it.
 class SwitchCase {

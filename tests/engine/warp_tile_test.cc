@@ -14,27 +14,13 @@
 #include "server/engine/weights/kernels/packed_factors.h"
 #include "server/engine/weights/kernels/switch_tile.h"
 #include "tests/engine/host_warp.h"
+#include "tests/engine/weight_rounding.h"
 
 // The CUDA kernels' pass over a tile, compiled as C++ and run by a warp whose
 // lanes take turns, against the CPU's.
 
 namespace graft {
 namespace {
-
-constexpr WeightDtype kDtypes[] = {
-    WeightDtype::kFloat32, WeightDtype::kBFloat16, WeightDtype::kFloat16};
-
-uint32_t RoundTo(WeightDtype dtype, float value) {
-  switch (dtype) {
-    case WeightDtype::kFloat32:
-      return Float32Weight::Round(value);
-    case WeightDtype::kBFloat16:
-      return BFloat16Weight::Round(value);
-    case WeightDtype::kFloat16:
-      break;
-  }
-  return Float16Weight::Round(value);
-}
 
 // A term, in the forms that both passes read.
 struct TwinTerm {
