@@ -94,7 +94,9 @@ TEST_F(ConnectionsTest, IdleOnesCostLittleAndHoldUpNobody) {
     std::cout << count << " connections: " << bytes / count
               << " bytes each, threads " << before.threads << " -> "
               << during.threads << ", a call takes " << call << "\n";
+#if !defined(__SANITIZE_ADDRESS__)  // it keeps what is freed
     EXPECT_LE(bytes / count, 64 << 10);
+#endif
     EXPECT_LE(during.threads, before.threads + 16);
   }
   while (ReadProcessFigures(daemon.pid()).descriptors > before.descriptors) {
