@@ -127,7 +127,8 @@ struct DaemonMetrics::Instruments {
   const std::array<prometheus::Histogram*, 4> batch_size = [this] {
     Family<prometheus::Histogram>& sizes = AddHistogram(
         "graft_batch_size",
-        "Images in the device's steps, by why there were no more: full (as many "
+        "Images in the device's steps, by why there were no more: full (as "
+        "many "
         "as may be), queue_empty, incompatible (all others need other adapters "
         "or another size), fairness (others would wait for too long)");
     const auto add = [&sizes](const char* reason) {

@@ -23,8 +23,9 @@ struct BatchMember {
 
 // What became of a batch.
 struct BatchReport {
-  int batch_size = 0;      // images that made the step, or tried to
-  BatchStop stop = BatchStop::kFull;  // why no more were chosen; the scheduler's
+  int batch_size = 0;  // images that made the step, or tried to
+  BatchStop stop =
+      BatchStop::kFull;    // why no more were chosen; the scheduler's
   absl::Duration denoise;  // of the step alone
   SwitchReport adapter_switch;
   int64_t work_done = 0;       // steps x pixels

@@ -113,7 +113,8 @@ class RequestReplies : public std::enable_shared_from_this<RequestReplies> {
   Executor* const replier_;
   const Clock* const clock_;
   const absl::Duration progress_interval_;
-  // When each image's progress was reported, or the request begun. Of the thread that reports.
+  // When each image's progress was reported, or the request begun. Of the
+  // thread that reports.
   std::vector<absl::Time> told_progress_;
 
   absl::Mutex mu_;

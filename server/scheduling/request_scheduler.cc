@@ -12,9 +12,10 @@
 namespace graft {
 namespace {
 
-// How often waiting clients hear of their places: finding all takes time that
-// grows with the square of their number.
+// How often waiting clients hear of their places, and at least how long they
+// wait for that for each of them: reports take time from the steps.
 constexpr absl::Duration kPlacesInterval = absl::Milliseconds(500);
+constexpr absl::Duration kTimeOfPlace = absl::Milliseconds(20);
 
 absl::Status HopelessError(absl::Duration wait, absl::Duration left) {
   return Error(
@@ -96,10 +97,9 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
       refusal = HopelessError(wait, task->deadline - now);
     }
     if (refusal.ok()) {
-      replies =
-          std::make_shared<RequestReplies>(std::move(task), encoder_, &replier_,
-                                           clock_, options_.progress_interval,
-                                           [this] { OnRequestDone(); });
+      replies = std::make_shared<RequestReplies>(
+          std::move(task), encoder_, &replier_, clock_,
+          options_.progress_interval, [this] { OnRequestDone(); });
       queue_.Push({view.id, replies, now, place.position});
       ledger_.Add(std::move(view));
       ++unfinished_;
@@ -331,7 +331,6 @@ std::vector<BatchMember> RequestScheduler::ChooseBatch() {
 void RequestScheduler::TellPlaces() {
   const absl::Time now = clock_->Now();
   if (now < next_places_) return;
-  next_places_ = now + kPlacesInterval;
   struct Move {
     std::shared_ptr<RequestReplies> replies;
     int position;
@@ -340,6 +339,8 @@ void RequestScheduler::TellPlaces() {
   std::vector<Move> moves;
   {
     absl::MutexLock lock(&mu_);
+    next_places_ =
+        now + std::max(kPlacesInterval, ledger_.waiting() * kTimeOfPlace);
     for (const RequestView& view : ledger_.state().requests) {
       if (view.started) continue;
       AcceptedRequest& request = queue_.requests().at(view.id);

@@ -73,7 +73,7 @@ enum class BatchStop : uint8_t {
 struct BatchChoice {
   std::vector<BatchImage> images;  // at least one, all of one batch key
   BatchStop stop = BatchStop::kFull;
-  std::vector<int64_t> starting;   // requests that begin with it
+  std::vector<int64_t> starting;  // requests that begin with it
   // Once for each of `starting` that passes over or overtakes it.
   std::vector<int64_t> passed_over;
   std::vector<int64_t> overtaken;

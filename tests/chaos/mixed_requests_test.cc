@@ -211,9 +211,9 @@ TEST_P(MixedRequestsTest, EveryImageIsItsOwn) {
   EXPECT_LE(after.descriptors, before.descriptors + 2);  // scrapes that end
   EXPECT_LE(after.threads, before.threads + 4);
   if (requests >= kFullSize) {
-    // The allocator's arenas fill slowly, and so does oneDNN's cache of kernels,
-    // a thousand of them. What would be lost with each request, a kilobyte of
-    // it, would show.
+    // The allocator's arenas fill slowly, and so does oneDNN's cache of
+    // kernels, a thousand of them. What would be lost with each request, a
+    // kilobyte of it, would show.
     EXPECT_LE((slope.per_unit - slope.margin) * 10'000, 8 * kMegabyte);
   }
   const auto verified = GraftClient({.server = daemon_.address()})

@@ -30,10 +30,9 @@ class RequestRepliesTest : public testing::Test {
     auto task = std::make_unique<GenerationTask>();
     task->observer = observer_;
     task->count = 2;
-    replies_ =
-        std::make_shared<RequestReplies>(std::move(task), &executor_, &replier_,
-                                         &clock_, kProgressInterval,
-                                         [this] { ++done_calls_; });
+    replies_ = std::make_shared<RequestReplies>(
+        std::move(task), &executor_, &replier_, &clock_, kProgressInterval,
+        [this] { ++done_calls_; });
   }
 
   FakeClock clock_;
@@ -171,8 +170,9 @@ TEST_F(RequestRepliesTest, ReleasesTheTaskBeforeTheClientHearsOfTheEnd) {
   task->cancelled = std::make_shared<std::atomic<bool>>(false);
   const auto listener = std::make_shared<EndListener>(task->cancelled);
   task->observer = listener;
-  const auto replies = std::make_shared<RequestReplies>(
-      std::move(task), &executor_, &replier_, &clock_, kProgressInterval, [] {});
+  const auto replies =
+      std::make_shared<RequestReplies>(std::move(task), &executor_, &replier_,
+                                       &clock_, kProgressInterval, [] {});
   replies->Open(0, absl::ZeroDuration());
   replies->Done(absl::OkStatus(), {});
   EXPECT_TRUE(listener->done());
