@@ -123,14 +123,13 @@ struct DaemonMetrics::Instruments {
       AddHistogram("graft_denoise_step_duration_seconds",
                    "Of the device's steps, each of a whole batch")
           .Add({}, StepBuckets());
-  // One for each BatchStop.
+  // One for each BatchStop, in its order.
   const std::array<prometheus::Histogram*, 4> batch_size = [this] {
     Family<prometheus::Histogram>& sizes = AddHistogram(
         "graft_batch_size",
         "Images in the device's steps, by why there were no more: full (as "
-        "many "
-        "as may be), queue_empty, incompatible (all others need other adapters "
-        "or another size), fairness (others would wait for too long)");
+        "many as may be), queue_empty, incompatible (all others need other "
+        "adapters or another size), fairness (others would wait for too long)");
     const auto add = [&sizes](const char* reason) {
       return &sizes.Add({{"stop_reason", reason}}, Buckets{1, 2, 4, 8, 16});
     };

@@ -24,8 +24,8 @@ struct BatchMember {
 // What became of a batch.
 struct BatchReport {
   int batch_size = 0;  // images that made the step, or tried to
-  BatchStop stop =
-      BatchStop::kFull;    // why no more were chosen; the scheduler's
+  // Why no more were chosen. The scheduler's to set.
+  BatchStop stop = BatchStop::kFull;
   absl::Duration denoise;  // of the step alone
   SwitchReport adapter_switch;
   int64_t work_done = 0;       // steps x pixels
