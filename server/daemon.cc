@@ -73,7 +73,7 @@ Daemon::Daemon(const DaemonOptions& options, EngineFactory factory)
       factory_(std::move(factory)),
       source_({.directory = options.adapter_dir,
                .max_file_bytes = options.limits.max_adapter_file_bytes}),
-      encoder_(options.encoder_threads) {}
+      encoder_(options.encoder_threads, Wakeup::kPolitely) {}
 
 Daemon::~Daemon() {
   if (server_ == nullptr) return;  // never started
@@ -206,10 +206,11 @@ absl::Status Daemon::LoadBackend() {
               },
           .on_step =
               [this](const BatchReport& report) {
-                metrics_.OnStep(report, !owned_scheduler_->resident().empty());
+                metrics_.OnStep(report);
               }});
   owned_scheduler_ = scheduler_.get();
-  loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads);
+  loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads,
+                                                 Wakeup::kPolitely);
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),
               .scheduler = scheduler_.get(),

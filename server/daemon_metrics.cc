@@ -7,9 +7,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
-#include <array>
-#include <cstddef>
 #include <exception>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -52,6 +51,20 @@ double Seconds(absl::Duration duration) {
 // "NOT_FOUND": a code as gRPC writes it.
 std::string CodeName(const absl::Status& status) {
   return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
+}
+
+const char* StopReason(BatchStop stop) {
+  switch (stop) {
+    case BatchStop::kFull:
+      return "full";
+    case BatchStop::kQueueEmpty:
+      return "queue_empty";
+    case BatchStop::kIncompatible:
+      return "incompatible";
+    case BatchStop::kFairness:
+      return "fairness";
+  }
+  return "";
 }
 
 // What a verification found, as a label.
@@ -123,18 +136,20 @@ struct DaemonMetrics::Instruments {
       AddHistogram("graft_denoise_step_duration_seconds",
                    "Of the device's steps, each of a whole batch")
           .Add({}, StepBuckets());
-  // One for each BatchStop, in its order.
-  const std::array<prometheus::Histogram*, 4> batch_size = [this] {
+  const std::map<BatchStop, prometheus::Histogram*> batch_size = [this] {
     Family<prometheus::Histogram>& sizes = AddHistogram(
         "graft_batch_size",
         "Images in the device's steps, by why there were no more: full (as "
         "many as may be), queue_empty, incompatible (all others need other "
         "adapters or another size), fairness (others would wait for too long)");
-    const auto add = [&sizes](const char* reason) {
-      return &sizes.Add({{"stop_reason", reason}}, Buckets{1, 2, 4, 8, 16});
-    };
-    return std::array{add("full"), add("queue_empty"), add("incompatible"),
-                      add("fairness")};
+    std::map<BatchStop, prometheus::Histogram*> by_stop;
+    for (const BatchStop stop : {BatchStop::kFull, BatchStop::kQueueEmpty,
+                                 BatchStop::kIncompatible,
+                                 BatchStop::kFairness}) {
+      by_stop[stop] = &sizes.Add({{"stop_reason", StopReason(stop)}},
+                                 Buckets{1, 2, 4, 8, 16});
+    }
+    return by_stop;
   }();
   Family<prometheus::Counter>& switches = AddCounter(
       "graft_adapter_switches_total",
@@ -261,6 +276,7 @@ void DaemonMetrics::OnGenerated(const absl::Status& status,
     m.stages.Add({{"stage", stage}}, RequestBuckets())
         .Observe(Seconds(duration));
   };
+  observe("adapter_load", timings.adapter_load);
   observe("switch", timings.adapter_switch);
   observe("text_encode", timings.text_encode);
   observe("denoise", timings.denoise);
@@ -268,14 +284,15 @@ void DaemonMetrics::OnGenerated(const absl::Status& status,
   observe("image_encode", timings.image_encode);
 }
 
-void DaemonMetrics::OnStep(const BatchReport& report, bool merged) {
+void DaemonMetrics::OnStep(const BatchReport& report) {
   Instruments& m = *instruments_;
   if (report.batch_size > 0) {  // nobody wanted it any more otherwise
     m.steps.Increment(report.batch_size);
-    m.batch_size[static_cast<size_t>(report.stop)]->Observe(report.batch_size);
+    m.batch_size.at(report.stop)->Observe(report.batch_size);
     m.step_duration.Observe(Seconds(report.denoise));
   }
   const bool changed = report.adapter_switch.changed;
+  const bool merged = report.adapters_merged;
   (changed ? (merged ? m.replace : m.base) : (merged ? m.same : m.none))
       .Increment();
   if (changed) {

@@ -46,7 +46,7 @@ class DaemonMetrics {
   RpcHooks Count(RpcHooks hooks);
 
   // A step of the device was made. `merged`: adapters are, now.
-  void OnStep(const BatchReport& report, bool merged);
+  void OnStep(const BatchReport& report);
 
   // The base's weights were verified.
   void OnVerified(const absl::StatusOr<VerifyReport>& report);

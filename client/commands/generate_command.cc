@@ -142,7 +142,8 @@ absl::Status WriteFile(const std::string& name, const std::string& bytes) {
 }
 
 Json TimingsJson(const v1::GenerationTimings& timings) {
-  return {{"queue", timings.queue_ms()},
+  return {{"adapter_load", timings.adapter_load_ms()},
+          {"queue", timings.queue_ms()},
           {"switch", timings.switch_ms()},
           {"text_encode", timings.text_encode_ms()},
           {"denoise", timings.denoise_ms()},
@@ -195,6 +196,10 @@ void PrintText(const v1::Finished& finished,
     out << "\n";
   }
   const v1::GenerationTimings& timings = finished.timings();
+  if (timings.adapter_load_ms() > 0) {
+    out << "adapter load " << FormatMilliseconds(timings.adapter_load_ms())
+        << ", ";
+  }
   out << "queue " << FormatMilliseconds(timings.queue_ms()) << ", switch "
       << FormatMilliseconds(timings.switch_ms()) << ", text encode "
       << FormatMilliseconds(timings.text_encode_ms()) << ", denoise "

@@ -1,10 +1,23 @@
 #include "server/common/executor.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <utility>
 
 namespace graft {
+namespace {
 
-ThreadPoolExecutor::ThreadPoolExecutor(int num_threads) {
+// Best effort: where it is refused, a thread is as any other.
+void WakePolitely() {
+  const sched_param priority{};
+  pthread_setschedparam(pthread_self(), SCHED_BATCH, &priority);
+}
+
+}  // namespace
+
+ThreadPoolExecutor::ThreadPoolExecutor(int num_threads, Wakeup wakeup)
+    : wakeup_(wakeup) {
   for (int i = 0; i < num_threads; ++i) {
     threads_.emplace_back([this] { Work(); });
   }
@@ -32,6 +45,7 @@ bool ThreadPoolExecutor::WaitUntilIdle(absl::Duration timeout) {
 }
 
 void ThreadPoolExecutor::Work() {
+  if (wakeup_ == Wakeup::kPolitely) WakePolitely();
   while (true) {
     std::function<void()> job;
     {

@@ -22,12 +22,20 @@ class Executor {
   virtual void Run(std::function<void()> job) = 0;
 };
 
+// What a thread does when it is woken and all cores are busy.
+enum class Wakeup {
+  kAtOnce,   // takes a core, as threads do
+  kPolitely  // waits until a thread pauses or has had its share: SCHED_BATCH
+};
+
 // A fixed number of threads over one queue. The destructor runs what is queued,
 // then joins.
 class ThreadPoolExecutor : public Executor {
  public:
-  // REQUIRES: num_threads > 0.
-  explicit ThreadPoolExecutor(int num_threads);
+  // Threads that are started by jobs inherit `wakeup`. REQUIRES: num_threads
+  // > 0.
+  explicit ThreadPoolExecutor(int num_threads,
+                              Wakeup wakeup = Wakeup::kAtOnce);
   ~ThreadPoolExecutor() override;
 
   void Run(std::function<void()> job) override ABSL_LOCKS_EXCLUDED(mu_);
@@ -38,6 +46,7 @@ class ThreadPoolExecutor : public Executor {
  private:
   void Work() ABSL_LOCKS_EXCLUDED(mu_);
 
+  const Wakeup wakeup_;
   absl::Mutex mu_;
   std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mu_);
   int running_ ABSL_GUARDED_BY(mu_) = 0;

@@ -124,6 +124,7 @@ class LoaderPlace {
 struct LoadingRequest {
   const Backend* backend = nullptr;
   const Clock* clock = nullptr;
+  absl::Time began;
   std::vector<AdapterChoice> choices;
   // With those of its adapters that are there already.
   std::unique_ptr<GenerationTask> task;
@@ -169,6 +170,7 @@ void LoadNextOrSubmit(const std::shared_ptr<LoadingRequest>& loading) {
           OnAcquired(loading, std::move(handle));
         });
   } else {
+    loading->task->adapter_load = loading->clock->Now() - loading->began;
     const absl::Status submitted =
         loading->backend->scheduler->Submit(std::move(loading->task));
     loading->place.reset();
@@ -227,6 +229,7 @@ absl::Status GenerationServiceImpl::SubmitOrLoad(
   const auto loading = std::make_shared<LoadingRequest>(
       LoadingRequest{.backend = &backend,
                      .clock = environment_.clock,
+                     .began = environment_.clock->Now(),
                      .choices = std::move(request.adapters),
                      .task = MakeTask(request, rpc, generation),
                      .generation = generation,

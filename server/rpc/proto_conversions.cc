@@ -28,6 +28,7 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time) {
 
 v1::GenerationTimings ToProto(const GenerationTimings& timings) {
   v1::GenerationTimings proto;
+  proto.set_adapter_load_ms(absl::ToDoubleMilliseconds(timings.adapter_load));
   proto.set_queue_ms(absl::ToDoubleMilliseconds(timings.queue));
   proto.set_switch_ms(absl::ToDoubleMilliseconds(timings.adapter_switch));
   proto.set_text_encode_ms(absl::ToDoubleMilliseconds(timings.text_encode));

@@ -60,6 +60,7 @@ ActiveRequest::ActiveRequest(AcceptedRequest request, const EngineInfo& engine,
       generations_(static_cast<size_t>(task().count)) {
   summary_.adapters = ToAppliedAdapters(task().adapters);
   summary_.base_sha256 = engine.base_sha256;
+  summary_.timings.adapter_load = task().adapter_load;
   summary_.timings.queue = now - request_.accepted_at;
   if (!HasSchedule(task())) batch_key_ = BatchKey(task(), 0);
   replies().Started();

@@ -71,6 +71,7 @@ void BatchRunner::Switch(Batch& batch, BatchReport& report) {
       task.params.steps);
   if (switched.ok()) {
     report.adapter_switch = *switched;
+    report.adapters_merged = !resident_->empty();
     AddTime(batch, switched->duration, &GenerationTimings::adapter_switch);
     return;
   }

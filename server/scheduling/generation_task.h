@@ -47,6 +47,8 @@ struct GenerationTask {
   absl::Time deadline = absl::InfiniteFuture();  // on the scheduler's Clock
   std::string request_id;
   std::string traceparent;  // W3C trace context, empty if none
+  // What the request has waited for its adapters before it was submitted.
+  absl::Duration adapter_load;
   std::string tenant = "default";
   Priority priority = Priority::kInteractive;
 };

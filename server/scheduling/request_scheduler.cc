@@ -1,7 +1,6 @@
 #include "server/scheduling/request_scheduler.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -372,10 +371,13 @@ void RequestScheduler::Record(const std::vector<BatchMember>& batch,
                               const BatchReport& report, absl::Duration busy) {
   if (report.work_done > 0) rate_.Add(report.work_done, busy);
   if (report.out_of_memory) ledger_.set_max_batch_size(report.batch_size / 2);
-  std::set<const ActiveRequest*> requests;
-  for (const BatchMember& member : batch) requests.insert(member.request);
-  for (const ActiveRequest* const request : requests) {
-    if (!request->ended()) ledger_.MadeStep(request->id(), request->Views());
+  for (auto member = batch.begin(); member != batch.end(); ++member) {
+    const ActiveRequest& request = *member->request;
+    const bool seen = std::any_of(
+        batch.begin(), member,
+        [&](const BatchMember& other) { return other.request == &request; });
+    if (seen || request.ended()) continue;
+    ledger_.MadeStep(request.id(), request.Views());
   }
 }
 

@@ -226,7 +226,8 @@ class RequestScheduler {
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
-  ThreadPoolExecutor replier_{1};  // calls the observers
+  // Calls the observers, and takes no core from the steps for it.
+  ThreadPoolExecutor replier_{1, Wakeup::kPolitely};
   std::thread owner_thread_;       // last: starts when all else is there
 };
 

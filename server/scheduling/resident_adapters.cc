@@ -13,7 +13,8 @@ absl::StatusOr<SwitchReport> ResidentAdapters::SwitchTo(
   GRAFT_ASSIGN_OR_RETURN(
       SwitchReport report,
       engine_->SwitchAdapters(EngineSetAtStep(adapters, step, steps)));
-  Set(AdaptersAtStep(adapters, step, steps));
+  // Else before every step, in vain.
+  if (report.changed) Set(AdaptersAtStep(adapters, step, steps));
   return report;
 }
 
@@ -30,6 +31,11 @@ absl::StatusOr<VerifyReport> ResidentAdapters::VerifyBaseWeights(bool repair) {
                          engine_->VerifyBaseWeights(repair));
   Set({});
   return report;
+}
+
+bool ResidentAdapters::empty() const {
+  absl::MutexLock lock(&mu_);
+  return adapters_.empty();
 }
 
 std::vector<AppliedAdapter> ResidentAdapters::Get() const {

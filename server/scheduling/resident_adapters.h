@@ -36,6 +36,8 @@ class ResidentAdapters {
   absl::StatusOr<VerifyReport> VerifyBaseWeights(bool repair)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  bool empty() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // What is merged now, with its weights at this moment.
   std::vector<AppliedAdapter> Get() const ABSL_LOCKS_EXCLUDED(mu_);
 

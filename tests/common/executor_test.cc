@@ -1,5 +1,7 @@
 #include "server/common/executor.h"
 
+#include <sched.h>
+
 #include <atomic>
 #include <future>
 #include <memory>
@@ -37,6 +39,17 @@ TEST(ThreadPoolExecutorTest, JobsRunAwayFromTheCaller) {
 }
 
 // Each job waits for the other: with fewer threads this would never end.
+TEST(ThreadPoolExecutorTest, PoliteThreadsTakeNoCoreFromOthers) {
+  const auto policy_of = [](Wakeup wakeup) {
+    std::promise<int> policy;
+    ThreadPoolExecutor executor(1, wakeup);
+    executor.Run([&policy] { policy.set_value(sched_getscheduler(0)); });
+    return policy.get_future().get();
+  };
+  EXPECT_EQ(policy_of(Wakeup::kPolitely), SCHED_BATCH);
+  EXPECT_EQ(policy_of(Wakeup::kAtOnce), SCHED_OTHER);
+}
+
 TEST(ThreadPoolExecutorTest, UsesAllItsThreads) {
   auto* const barrier = new absl::Barrier(3);
   const auto meet = [barrier] {

@@ -16,9 +16,9 @@
 namespace graft {
 namespace {
 
-// Makes one small picture with `adapter`; the SHA-256 that was applied.
+// Makes one small picture with `adapter`; what the server says of it at the end.
 grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
-                      std::string* sha256 = nullptr,
+                      v1::Finished* finished = nullptr,
                       const std::string& request_id = "") {
   const auto stub = v1::GenerationService::NewStub(daemon.NewChannel());
   v1::GenerateImageRequest request;
@@ -31,8 +31,8 @@ grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
   const auto reader = stub->GenerateImage(&context, request);
   v1::GenerateImageResponse response;
   while (reader->Read(&response)) {
-    if (response.has_finished() && sha256 != nullptr) {
-      *sha256 = response.finished().adapters(0).sha256();
+    if (response.has_finished() && finished != nullptr) {
+      *finished = response.finished();
     }
   }
   return reader->Finish();
@@ -55,10 +55,14 @@ TEST(AutoloadTest, RequestLoadsTheFileItNames) {
   InProcessDaemon daemon(
       [](DaemonOptions& options) { options.autoload = true; });
   daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
-  std::string sha256;
-  const grpc::Status status = Generate(daemon, "ink", &sha256);
+  v1::Finished first;
+  const grpc::Status status = Generate(daemon, "ink", &first);
   EXPECT_TRUE(status.ok()) << status.error_message();
-  EXPECT_EQ(sha256.size(), 64u);
+  EXPECT_EQ(first.adapters(0).sha256().size(), 64u);
+  EXPECT_GT(first.timings().adapter_load_ms(), 0);
+  v1::Finished second;
+  EXPECT_TRUE(Generate(daemon, "ink", &second).ok());
+  EXPECT_EQ(second.timings().adapter_load_ms(), 0);
   EXPECT_EQ(ReasonOf(Generate(daemon, "pastel")), "ADAPTER_NOT_FOUND");
   daemon.adapter_dir().Write("broken.safetensors", "{}");
   EXPECT_EQ(ReasonOf(Generate(daemon, "broken")), "ADAPTER_CORRUPT");

@@ -106,8 +106,9 @@ TEST_F(CliTest, GenerateJsonHasWhatScriptsNeed) {
   EXPECT_EQ(result.at("adapters").at(0).at("sha256").get<std::string>().size(),
             64u);
   EXPECT_EQ(result.at("base_sha256"), daemon_.engine().info().base_sha256);
-  for (const char* const stage : {"queue", "switch", "text_encode", "denoise",
-                                  "vae_decode", "image_encode"}) {
+  for (const char* const stage : {"adapter_load", "queue", "switch",
+                                  "text_encode", "denoise", "vae_decode",
+                                  "image_encode"}) {
     EXPECT_TRUE(result.at("timings_ms").at(stage).is_number()) << stage;
   }
   EXPECT_EQ(result.at("timings_ms").at("switch"), 1.0);  // FakeEngine's

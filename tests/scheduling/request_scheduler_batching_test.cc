@@ -297,6 +297,7 @@ TEST_F(RequestSchedulerBatchingTest, EveryStepIsReported) {
   EXPECT_FALSE(reports[1].adapter_switch.changed);
   for (const BatchReport& report : reports) {
     EXPECT_EQ(report.batch_size, 2);
+    EXPECT_TRUE(report.adapters_merged);
     EXPECT_EQ(report.denoise, absl::Milliseconds(7));
     EXPECT_EQ(report.work_done, 2 * 16 * 8);
   }

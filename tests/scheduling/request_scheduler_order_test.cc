@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
@@ -192,6 +194,34 @@ TEST_F(RequestSchedulerOrderTest, TellsPositionAndExpectedWait) {
   EXPECT_EQ(third.observer->estimated_wait(), 8 * kStepTime);
   ReleaseDevice();
   EXPECT_THAT(job.observer->Wait(), IsOk());
+}
+
+// With 50 waiting, once a second: two requests and a half later.
+TEST_F(RequestSchedulerOrderTest, ALongQueueHearsOfItsPlacesLessOften) {
+  constexpr int kRequests = 60;
+  Start({.batching = false});
+  HoldDevice();
+  std::vector<Submitted> requests;
+  for (uint64_t seed = 1; seed <= kRequests; ++seed) {
+    requests.push_back(Submit(TaskOf(seed, 40)));
+  }
+  ReleaseDevice();
+  const RecordingObserver& last = *requests.back().observer;
+  EXPECT_THAT(requests.back().observer->Wait(), IsOk());
+  std::vector<int> places;
+  for (const std::string& event : last.events()) {
+    absl::string_view place = event;
+    int position = 0;
+    if (!absl::ConsumePrefix(&place, "queued ")) break;
+    ASSERT_TRUE(absl::SimpleAtoi(place, &position));
+    places.push_back(position);
+  }
+  ASSERT_GT(places.size(), 20u);
+  EXPECT_EQ(places[0], kRequests - 1);
+  for (size_t i = 2; places[i] >= 30; ++i) {
+    EXPECT_LE(places[i], places[i - 1] - (places[i] >= 50 ? 2 : 1));
+  }
+  EXPECT_EQ(places.back(), 1);
 }
 
 TEST_F(RequestSchedulerOrderTest, RefusesADeadlineThatCannotBeKept) {

@@ -23,6 +23,7 @@ struct Stage {
 };
 
 constexpr Stage kStages[] = {
+    {"adapter_load", &v1::GenerationTimings::adapter_load_ms},
     {"queue", &v1::GenerationTimings::queue_ms},
     {"switch", &v1::GenerationTimings::switch_ms},
     {"text_encode", &v1::GenerationTimings::text_encode_ms},

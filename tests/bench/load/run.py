@@ -23,7 +23,8 @@ Capacity is what a closed loop of 32 clients gets. p50 and p99 are those of
 Poisson arrivals, the same for both, at 0.8 of the Python server's capacity, and
 counted from the time at which a request was to be sent. Overload is five times
 graftd's capacity, measured once its queue is full. Overhead is what remains of
-a lone client's latency without the stages that the server reports.
+a lone client's latency, over one connection, without the stages that the server
+reports.
 
 No figure is printed unless both servers draw the same pictures and, at the end,
 graftd's are the first ones, byte for byte, and its base weights are intact.
@@ -153,8 +154,9 @@ class Bench:
                 summary["refused"])
 
     def overheads(self, servers: list[Server]) -> list[dict]:
-        return [self._load(server, self._plan.overhead_s, concurrency=1,
-                           warm_up=1)["outside_ms"] for server in servers]
+        return [self._load(server, self._plan.overhead_s, warm_up=1,
+                           concurrency=1, connections=1)["outside_ms"]
+                for server in servers]
 
 
 # ---- The table --------------------------------------------------------------
