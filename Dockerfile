@@ -20,7 +20,9 @@ RUN if [ "$DEVICE" = cuda ]; then deploy/install.sh --cuda; else deploy/install.
 FROM dependencies AS build
 ARG DEVICE
 COPY . .
+# ON, not AUTO: an image for GPUs without the kernels would draw on the CPU.
 RUN cmake --preset release -DGRAFT_BUILD_TESTS=OFF -DGRAFT_BUNDLE_LIBTORCH=ON \
+      -DGRAFT_ENABLE_CUDA=$([ "$DEVICE" = cuda ] && echo ON || echo OFF) \
       -DCMAKE_INSTALL_PREFIX=/opt/graft \
     && cmake --build --preset release --target graftd graft \
     && cmake --install build/release --strip

@@ -12,8 +12,9 @@
 #   deploy/install.sh --no-torch no LibTorch: you bring your own through
 #                                CMAKE_PREFIX_PATH
 #
-# The GPU part of LibTorch needs NVIDIA's CUDA libraries; they come along with
-# --tests, or with --cuda alone.
+#   deploy/install.sh --cuda     and what a GPU needs: NVIDIA's CUDA libraries for
+#                                LibTorch (which --tests brings, too), and the
+#                                compiler for graft's own kernels
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,6 +40,8 @@ done
 # LibTorch's version is part of what makes images reproducible: pinned. The two
 # NVIDIA packages are the ones that its CPU library is linked with.
 torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+nvcc_packages=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88
+  nvidia-cuda-cccl==13.0.85)
 proto_package=googleapis-common-protos==1.76.0
 
 packages=(
@@ -111,4 +114,11 @@ if $with_torch; then
   elif ! [ -e $venv/.graft-tests ] && ! [ -e $venv/.graft-cuda ]; then
     pip_install .graft-torch --no-deps "${torch_packages[@]}"
   fi
+fi
+if $with_cuda; then
+  pip_install .graft-nvcc --no-deps "${nvcc_packages[@]}"
+  # Under the names that compiler and linker look for.
+  cuda=$(echo $venv/lib/python3*/site-packages/nvidia/cu13)
+  ln -sfn lib "$cuda/lib64"
+  ln -sf libcudart.so.13 "$cuda/lib/libcudart.so"
 fi

@@ -1,5 +1,6 @@
 #include "server/daemon.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,9 +13,6 @@
 
 namespace graft {
 namespace {
-
-// For the last messages of requests that are over to reach their clients.
-constexpr absl::Duration kLastWordsGrace = absl::Seconds(2);
 
 GenerationDefaults DefaultsFor(const EngineInfo& engine,
                                const DaemonOptions& options) {
@@ -54,6 +52,13 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
   } else if (!options.transport.tls.client_ca.empty()) {
     daemon->hooks_ = WithCertificates(std::move(daemon->hooks_));
   }
+  if (options.transport.tls.enabled() && options.token_file.empty() &&
+      options.transport.tls.client_ca.empty()) {
+    GRAFT_LOG(kWarning,
+              "TLS encrypts, and anybody who reaches the port may call "
+              "everything, uploads and Drain included; give --token_file or "
+              "--tls_client_ca to admit only whom you know");
+  }
   const RpcEnvironment environment{
       .hooks = &daemon->hooks_,
       .clock = &daemon->clock_,
@@ -77,19 +82,22 @@ Daemon::Daemon(const DaemonOptions& options, EngineFactory factory)
 
 Daemon::~Daemon() {
   if (server_ == nullptr) return;  // never started
+  const absl::Time end = clock_.Now() + options_.exit_timeout;
+  const auto left = [&] {
+    return std::max(absl::ZeroDuration(), end - clock_.Now());
+  };
   RequestStop();
   state_.SetStopping();
-  if (load_thread_.joinable()) load_thread_.join();
   server_->StopServing();
-  const absl::Time drain_began = clock_.Now();
-  if (scheduler_ != nullptr) scheduler_->Drain(options_.exit_timeout);
-  // Loads that were admitted finish, too, unless the time is over: then gRPC
-  // cancels their calls.
-  if (loader_ != nullptr) {
-    loader_->WaitUntilIdle(options_.exit_timeout -
-                           (clock_.Now() - drain_began));
-  }
-  server_->Shutdown(kLastWordsGrace);
+  if (load_thread_.joinable()) load_thread_.join();
+  if (scheduler_ != nullptr) scheduler_->Drain(left());
+  // Loads that were admitted finish, too, and uploads that are complete, and
+  // images are read to their end, unless the time is over: then gRPC cancels
+  // their calls.
+  if (loader_ != nullptr) loader_->WaitUntilIdle(left());
+  if (committer_ != nullptr) committer_->WaitUntilIdle(left());
+  server_->WaitForReaders(left());
+  server_->Shutdown(options_.transport.last_words);
   // Requests that wait for adapters: the scheduler refuses them now, and they
   // tell the service, which must still be there.
   loader_.reset();
@@ -154,7 +162,8 @@ void Daemon::Load() {
 
 void Daemon::PollAdapters() {
   while (!AwaitStop(options_.adapter_poll)) {
-    const AdapterStore::PollReport report = store_->Poll();
+    const AdapterStore::PollReport report =
+        store_->Poll([this] { return AwaitStop(absl::ZeroDuration()); });
     for (const std::string& name : report.replaced) {
       GRAFT_LOG(kInfo, "adapter's file changed", {{"adapter", name}});
     }
@@ -205,16 +214,16 @@ absl::Status Daemon::LoadBackend() {
                 metrics_.OnVerified(report);
               },
           .on_step =
-              [this](const BatchReport& report) {
-                metrics_.OnStep(report);
-              }});
+              [this](const BatchReport& report) { metrics_.OnStep(report); }});
   owned_scheduler_ = scheduler_.get();
   loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads,
                                                  Wakeup::kPolitely);
+  committer_ = std::make_unique<ThreadPoolExecutor>(1, Wakeup::kPolitely);
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),
               .scheduler = scheduler_.get(),
               .loader = loader_.get(),
+              .committer = committer_.get(),
               .adapter_dir = options_.adapter_dir,
               .limits = options_.limits,
               .defaults = DefaultsFor(engine_->info(), options_),

@@ -130,6 +130,7 @@ class Daemon {
   // scheduler is being destroyed and scheduler_ is empty already.
   RequestScheduler* owned_scheduler_ = nullptr;
   std::unique_ptr<ThreadPoolExecutor> loader_;
+  std::unique_ptr<ThreadPoolExecutor> committer_;
   Backend backend_;
   std::unique_ptr<GrpcServer> server_;
   std::thread load_thread_;

@@ -55,7 +55,15 @@ void AddValue(prometheus::MetricFamily& family, Number value,
   }
 }
 
-void AddLoad(const SchedulerLoad& load, Families& families) {
+// How many things have the same labels.
+using Counts = std::map<Labels, int>;
+
+void AddCounts(const Counts& counts, prometheus::MetricFamily& family) {
+  for (const auto& [labels, count] : counts) AddValue(family, count, labels);
+}
+
+void AddLoad(const SchedulerLoad& load, BoundedNames& names,
+             Families& families) {
   AddValue(
       AddGauge(families, "graft_requests_running", "Requests that have begun"),
       load.running);
@@ -65,12 +73,15 @@ void AddLoad(const SchedulerLoad& load, Families& families) {
   AddValue(AddGauge(families, "graft_backlog_seconds",
                     "Until all that was accepted is done, as far as known"),
            absl::ToDoubleSeconds(load.backlog));
-  prometheus::MetricFamily& merged =
-      AddGauge(families, "graft_adapter_merged",
-               "1 for each adapter that is merged into the weights");
+  Counts merged;
   for (const AppliedAdapter& adapter : load.resident) {
-    AddValue(merged, 1, {{"adapter", adapter.name}});
+    ++merged[{{"adapter", names.Label(adapter.name)}}];
   }
+  AddCounts(merged,
+            AddGauge(families, "graft_adapter_merged",
+                     "1 for each adapter that is merged into the weights; "
+                     "after the first 1000 names, adapter is _other, and the "
+                     "value their number"));
 }
 
 void AddMemory(const MemoryUsage& memory, Families& families) {
@@ -90,18 +101,20 @@ void AddMemory(const MemoryUsage& memory, Families& families) {
            memory.device_total_bytes);
 }
 
-void AddAdapters(const std::vector<AdapterInfo>& adapters, Families& families) {
-  prometheus::MetricFamily& loaded =
-      AddGauge(families, "graft_adapter_loaded",
-               "1 for each adapter that is in memory, by the level where a "
-               "request finds it: host or device");
+void AddAdapters(const std::vector<AdapterInfo>& adapters, BoundedNames& names,
+                 Families& families) {
+  Counts loaded;
   for (const AdapterInfo& adapter : adapters) {
     if (adapter.residency == AdapterResidency::kDisk) continue;
-    AddValue(loaded, 1,
-             {{"adapter", adapter.name},
+    ++loaded[{{"adapter", names.Label(adapter.name)},
               {"level", std::string(AdapterResidencyName(adapter.residency))},
-              {"pinned", adapter.pinned ? "true" : "false"}});
+              {"pinned", adapter.pinned ? "true" : "false"}}];
   }
+  AddCounts(loaded,
+            AddGauge(families, "graft_adapter_loaded",
+                     "1 for each adapter that is in memory, by the level where "
+                     "a request finds it: host or device; after the first 1000 "
+                     "names, adapter is _other, and the value their number"));
 }
 
 void AddStore(const AdapterStoreStats& stats, Families& families) {
@@ -190,9 +203,9 @@ Families DaemonCollector::Collect() const {
   if (backend == nullptr) return families;
   const SchedulerLoad load = backend->scheduler->load();
   const std::vector<AdapterInfo> adapters = backend->adapters->List();
-  AddLoad(load, families);
+  AddLoad(load, adapter_names_, families);
   AddMemory(backend->engine->memory(), families);
-  AddAdapters(adapters, families);
+  AddAdapters(adapters, adapter_names_, families);
   AddStore(backend->adapters->stats(), families);
   AddLoraRequests(load, adapters, backend->limits.max_adapters, families);
   AddModel(backend->engine->info(), families);

@@ -9,14 +9,11 @@
 
 #include <exception>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "server/common/error.h"
 #include "server/common/version.h"
 #include "server/daemon_collector.h"
@@ -74,22 +71,6 @@ const char* VerifyResult(const absl::StatusOr<VerifyReport>& report) {
   return report->unrepaired.empty() ? "repaired" : "damaged";
 }
 
-// The first kMax different names as they are, then "_other", which is no
-// adapter's name: a label with any number of values would fill Prometheus'
-// memory. Thread-safe.
-class BoundedNames {
- public:
-  std::string Label(const std::string& name) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    if (names_.size() < DaemonMetrics::kMaxAdapterNames) names_.insert(name);
-    return names_.count(name) > 0 ? name : "_other";
-  }
-
- private:
-  absl::Mutex mu_;
-  std::set<std::string> names_ ABSL_GUARDED_BY(mu_);
-};
-
 }  // namespace
 
 // The metrics that are kept, and who serves them.
@@ -113,8 +94,9 @@ struct DaemonMetrics::Instruments {
 
   const std::shared_ptr<prometheus::Registry> registry =
       std::make_shared<prometheus::Registry>();
+  BoundedNames adapter_names{kMaxAdapterNames};
   const std::shared_ptr<DaemonCollector> collector =
-      std::make_shared<DaemonCollector>();
+      std::make_shared<DaemonCollector>(&adapter_names);
 
   Family<prometheus::Counter>& requests = AddCounter(
       "graft_requests_total", "RPCs that have ended, by method and code");
@@ -143,9 +125,9 @@ struct DaemonMetrics::Instruments {
         "many as may be), queue_empty, incompatible (all others need other "
         "adapters or another size), fairness (others would wait for too long)");
     std::map<BatchStop, prometheus::Histogram*> by_stop;
-    for (const BatchStop stop : {BatchStop::kFull, BatchStop::kQueueEmpty,
-                                 BatchStop::kIncompatible,
-                                 BatchStop::kFairness}) {
+    for (const BatchStop stop :
+         {BatchStop::kFull, BatchStop::kQueueEmpty, BatchStop::kIncompatible,
+          BatchStop::kFairness}) {
       by_stop[stop] = &sizes.Add({{"stop_reason", StopReason(stop)}},
                                  Buckets{1, 2, 4, 8, 16});
     }
@@ -168,7 +150,6 @@ struct DaemonMetrics::Instruments {
       "graft_adapter_requests_total",
       "Generations that began, by each adapter of theirs; after the first 1000 "
       "names, adapter is _other");
-  BoundedNames adapter_names;
   prometheus::Histogram& load_duration =
       AddHistogram("graft_adapter_load_duration_seconds",
                    "Of LoadAdapter and UploadAdapter")

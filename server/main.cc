@@ -72,7 +72,10 @@ ABSL_FLAG(std::string, restore, "undo_log",
           "bits: undo_log (subtract what was merged and set right what "
           "rounding lost, from a small log) or backup (a pristine copy of "
           "every adapted weight)");
-ABSL_FLAG(int, threads, 0, "CPU threads to compute with; 0: one per core");
+ABSL_FLAG(
+    int, threads, 0,
+    "CPU threads to compute with; 0: one for each processor that may be used, "
+    "by affinity and CPU quota (a container's)");
 ABSL_FLAG(absl::Duration, progress_interval, absl::Milliseconds(200),
           "How often a request's progress is reported to its client at most; "
           "0: after every step");
@@ -104,8 +107,8 @@ ABSL_FLAG(bool, autoload, false,
           "NAME.safetensors of --adapter_dir; such adapters give way to others "
           "when memory is short");
 ABSL_FLAG(absl::Duration, adapter_poll, absl::ZeroDuration(),
-          "How often to look whether files of such adapters have changed or "
-          "gone; 0: never");
+          "How often to look whether files of adapters that --autoload has "
+          "loaded have changed or gone; 0: never");
 ABSL_FLAG(int64_t, max_adapter_host_bytes, 0,
           "Bytes of host memory that adapters may take; 0: no limit");
 ABSL_FLAG(int64_t, max_adapter_device_bytes, 0,
@@ -149,7 +152,7 @@ constexpr char kUsage[] =
     "  graftd                                     the demo model\n"
     "  graftd --model DIR --adapter_dir DIR       your own\n"
     "  graftd --model DIR --adapter_dir DIR --export ink=0.8 --export_to FILE\n"
-    "                                             a merged checkpoint\n\n"
+    "                                             the merged weights\n\n"
     "Prints one line, \"listening on HOST:PORT\", when it serves; logs go to "
     "stderr.\nThe client is `graft`. Stops on SIGTERM and SIGINT; reads "
     "--token_file\nagain on SIGHUP. Ends with "

@@ -21,7 +21,9 @@ for preset in "${@:-asan tsan clang}"; do
   for name in $preset; do
     echo "=== $name"
     if [ "$name" = clang ] && ! command -v clang++ >/dev/null; then
-      apt-get install -y -qq --no-install-recommends clang >/dev/null
+      run=()
+      [ "$(id -u)" -eq 0 ] || run=(sudo)
+      "${run[@]}" apt-get install -y -qq --no-install-recommends clang >/dev/null
     fi
     cmake --preset "$name" >/dev/null
     cmake --build --preset "$name"

@@ -152,12 +152,32 @@ absl::StatusOr<PreparedAdapterPtr> AdapterCache::Prepare(
 
 absl::StatusOr<std::shared_ptr<const void>> AdapterCache::ReserveDevice(
     int64_t bytes) {
-  if (!device_->CanHold(bytes)) return DeviceFull(*device_, bytes);
-  do {
+  while (device_->CanHold(bytes)) {
     std::shared_ptr<const void> reserved = device_->TryReserve(bytes);
     if (reserved != nullptr) return reserved;
-  } while (EvictOne());
+    // Nothing gives way for what would not fit even then.
+    if (device_->used() - IdleBytes() + bytes > device_->limit() ||
+        !EvictOne()) {
+      break;
+    }
+  }
   return DeviceFull(*device_, bytes);
+}
+
+// Copies are made from the cache's own pointer only with the lock: if it is the
+// only one, it stays the only one.
+bool AdapterCache::IsIdle(const Entry& entry) {
+  return entry.prepared != nullptr && entry.pins == 0 &&
+         entry.prepared.use_count() == 1;
+}
+
+int64_t AdapterCache::IdleBytes() const {
+  absl::ReaderMutexLock lock(&mu_);
+  int64_t bytes = 0;
+  for (const auto& [content, entry] : entries_) {
+    if (IsIdle(entry)) bytes += entry.prepared->bytes();
+  }
+  return bytes;
 }
 
 bool AdapterCache::EvictOne() {
@@ -165,11 +185,7 @@ bool AdapterCache::EvictOne() {
   absl::MutexLock lock(&mu_);
   Entry* oldest = nullptr;
   for (auto& [content, entry] : entries_) {
-    // Copies are made from the cache's own pointer only with the lock: if it is
-    // the only one, it stays the only one.
-    const bool is_idle = entry.prepared != nullptr && entry.pins == 0 &&
-                         entry.prepared.use_count() == 1;
-    if (!is_idle) continue;
+    if (!IsIdle(entry)) continue;
     if (oldest == nullptr || entry.last_use < oldest->last_use) {
       oldest = &entry;
     }

@@ -138,6 +138,11 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   absl::StatusOr<std::shared_ptr<const void>> ReserveDevice(int64_t bytes)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Whether it is prepared, nobody holds that and it is not pinned; and the
+  // bytes of all that is so.
+  static bool IsIdle(const Entry& entry);
+  int64_t IdleBytes() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // Drops what nobody holds, is not pinned and was not used for the longest
   // time; false if there is no such thing.
   bool EvictOne() ABSL_LOCKS_EXCLUDED(mu_);

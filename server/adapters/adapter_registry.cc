@@ -57,21 +57,6 @@ class NothingPrepared : public PreparedAdapter {
   const std::string sha256_;
 };
 
-// Tells both, and gives what is left to the first that there is.
-AdapterRegistry::UnloadDone Both(AdapterRegistry::UnloadDone first,
-                                 AdapterRegistry::UnloadDone second) {
-  if (first == nullptr) return second;
-  return [first = std::move(first), second = std::move(second)](
-             absl::StatusOr<PreparedAdapterPtr> prepared) {
-    absl::StatusOr<PreparedAdapterPtr> nothing = prepared;
-    if (prepared.ok()) {
-      nothing = std::make_shared<NothingPrepared>((*prepared)->sha256());
-    }
-    first(std::move(prepared));
-    second(std::move(nothing));
-  };
-}
-
 absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
   ErrorMetadata metadata = Resource(info.name);
   metadata.emplace_back("sha256", info.sha256);
@@ -164,7 +149,11 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
     absl::MutexLock lock(&mu_);
     const auto active = Find(info.name, AdapterState::kActive);
     if (active != records_.end()) {
-      info.pinned = info.pinned || active->second.info.pinned;
+      if (active->second.info.pinned) {
+        info.pinned = true;
+        active->second.info.pinned = false;
+        cache_->Unpin(*active->second.content);
+      }
       former = StartUnload(active, nullptr);
     }
     const auto loaded = records_.find(std::pair(info.name, id));
@@ -186,13 +175,16 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
   return info;
 }
 
-void AdapterRegistry::Confirm(absl::string_view name, const FileStamp& stamp,
-                              bool asked_for) {
+bool AdapterRegistry::Confirm(absl::string_view name, absl::string_view sha256,
+                              const FileStamp& stamp, bool asked_for) {
   absl::MutexLock lock(&mu_);
   const auto found = Find(name, AdapterState::kActive);
-  if (found == records_.end()) return;
+  if (found == records_.end() || found->second.info.sha256 != sha256) {
+    return false;
+  }
   found->second.stamp = stamp;
   if (asked_for) found->second.info.autoloaded = false;
+  return true;
 }
 
 std::vector<AdapterRegistry::Watched> AdapterRegistry::Autoloaded() const {
@@ -205,6 +197,51 @@ std::vector<AdapterRegistry::Watched> AdapterRegistry::Autoloaded() const {
     }
   }
   return watched;
+}
+
+AdapterRegistry::Records::iterator AdapterRegistry::FindWatched(
+    const Watched& watched) {
+  const auto found = Find(watched.name, AdapterState::kActive);
+  if (found == records_.end() || !found->second.info.autoloaded ||
+      found->second.info.path != watched.path ||
+      !(found->second.stamp == watched.stamp)) {
+    return records_.end();
+  }
+  return found;
+}
+
+bool AdapterRegistry::UpdateStamp(const Watched& watched,
+                                  const FileStamp& stamp) {
+  absl::MutexLock lock(&mu_);
+  const auto found = FindWatched(watched);
+  if (found == records_.end()) return false;
+  found->second.stamp = stamp;
+  return true;
+}
+
+bool AdapterRegistry::UnloadWatched(const Watched& watched) {
+  Remains remains;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = FindWatched(watched);
+    if (found == records_.end() || found->second.info.pinned) return false;
+    remains = StartUnload(found, nullptr);
+  }
+  Settle(std::move(remains));
+  return true;
+}
+
+int64_t AdapterRegistry::IdleBytes() const {
+  absl::ReaderMutexLock lock(&mu_);
+  int64_t bytes = 0;
+  for (const auto& [key, record] : records_) {
+    // What has another name, too, or another user, stays.
+    if (IsIdle(record) && record.info.autoloaded &&
+        record.content.use_count() == 1) {
+      bytes += record.content->size_bytes;
+    }
+  }
+  return bytes;
 }
 
 bool AdapterRegistry::IsIdle(const Record& record) {
@@ -316,29 +353,46 @@ absl::Status AdapterRegistry::CheckUnload(Records::const_iterator active,
   return absl::OkStatus();
 }
 
+void AdapterRegistry::Force(Record& record,
+                            std::vector<std::function<void()>>& cancels) {
+  record.forced = true;
+  for (auto& [use, cancel] : std::exchange(record.cancels, {})) {
+    cancels.push_back(std::move(cancel));
+  }
+}
+
+AdapterRegistry::Records::iterator AdapterRegistry::ForceLeaving(
+    absl::string_view name, std::vector<std::function<void()>>& cancels) {
+  auto newest = records_.end();
+  for (auto record = records_.lower_bound(std::pair(std::string(name), 0));
+       record != records_.end() && record->first.first == name; ++record) {
+    if (record->second.info.state != AdapterState::kUnloading) continue;
+    Force(record->second, cancels);
+    newest = record;
+  }
+  return newest;
+}
+
 absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
                                      UnloadDone done) {
   Remains remains;
-  std::map<int64_t, std::function<void()>> cancels;
+  std::vector<std::function<void()>> cancels;
   {
     absl::MutexLock lock(&mu_);
     auto record = Find(name, AdapterState::kActive);
-    // Force also where another unload waits.
+    // Force also where another unload waits: all versions that are on their way
+    // out, of which the newest tells when it is gone.
     const bool waits = record == records_.end() && mode == UnloadMode::kForce;
-    if (waits) record = Find(name, AdapterState::kUnloading);
+    if (waits) record = ForceLeaving(name, cancels);
     GRAFT_RETURN_IF_ERROR(CheckUnload(record, name, mode));
-    if (mode == UnloadMode::kForce) {
-      record->second.forced = true;
-      cancels = std::exchange(record->second.cancels, {});
-    }
-    if (waits) {
-      record->second.unload_done =
-          Both(std::move(record->second.unload_done), std::move(done));
-    } else {
+    if (!waits) {
+      if (mode == UnloadMode::kForce) Force(record->second, cancels);
       remains = StartUnload(record, std::move(done));
+    } else if (done != nullptr) {
+      record->second.unload_done.push_back(std::move(done));
     }
   }
-  for (const auto& [use, cancel] : cancels) cancel();
+  for (const auto& cancel : cancels) cancel();
   Settle(std::move(remains));
   return absl::OkStatus();
 }
@@ -426,26 +480,28 @@ AdapterRegistry::Remains AdapterRegistry::Apply(Records::iterator record,
 
 AdapterRegistry::Remains AdapterRegistry::StartUnload(Records::iterator record,
                                                       UnloadDone done) {
-  record->second.unload_done = std::move(done);
+  if (done != nullptr) record->second.unload_done.push_back(std::move(done));
   Apply(record, AdapterEvent::kUnloadAsked);
   if (record->second.info.in_flight > 0) return {};
   return Apply(record, AdapterEvent::kLastUseOver);
 }
 
 void AdapterRegistry::Settle(Remains remains) const {
-  if (remains.unload_done == nullptr) return;  // the memory goes here
+  if (remains.unload_done.empty()) return;  // the memory goes here
+  const std::string sha256 = remains.content->weights.sha256;
   PreparedAdapterPtr prepared;
   // Nobody else has the content: neither another name nor, as this was the last
   // use, a request.
   if (remains.content.use_count() == 1) {
     prepared = cache_->Take(*remains.content);
   }
-  if (prepared == nullptr) {
-    prepared =
-        std::make_shared<NothingPrepared>(remains.content->weights.sha256);
-  }
   remains.content.reset();
-  remains.unload_done(std::move(prepared));
+  for (const UnloadDone& done : remains.unload_done) {
+    if (prepared == nullptr) {
+      prepared = std::make_shared<NothingPrepared>(sha256);
+    }
+    done(std::exchange(prepared, nullptr));
+  }
 }
 
 }  // namespace graft

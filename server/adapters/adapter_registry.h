@@ -70,11 +70,12 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
                        const FileStamp& stamp, AdapterHandle* handle)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The active adapter `name` has been found unchanged in a file with this
-  // stamp; if `asked_for`, by somebody who wants it loaded, so that it is not
-  // autoloaded any more.
-  void Confirm(absl::string_view name, const FileStamp& stamp, bool asked_for)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  // The active adapter `name` has been found unchanged, with this content, in a
+  // file with this stamp; if `asked_for`, by somebody who wants it loaded, so
+  // that it is not autoloaded any more. False if another is active by now, or
+  // none.
+  bool Confirm(absl::string_view name, absl::string_view sha256,
+               const FileStamp& stamp, bool asked_for) ABSL_LOCKS_EXCLUDED(mu_);
 
   // An adapter that was autoloaded, for watching its file.
   struct Watched {
@@ -83,6 +84,17 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
     FileStamp stamp;
   };
   std::vector<Watched> Autoloaded() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What is still active as `watched` says, and autoloaded: has `stamp` from
+  // now on, or is unloaded. False if there is no such adapter (any more), or it
+  // is pinned and cannot be unloaded.
+  bool UpdateStamp(const Watched& watched, const FileStamp& stamp)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  bool UnloadWatched(const Watched& watched) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Bytes of host memory that UnloadIdle, called until it finds nothing, would
+  // give back.
+  int64_t IdleBytes() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // Unloads the autoloaded adapter that is neither in use nor pinned and was
   // not used for the longest time; false if there is none.
@@ -123,9 +135,9 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
     AdapterContentPtr content;  // null while it loads
     FileStamp stamp;
     std::vector<AdapterCache::Continuation> waiting;  // while it loads
-    int64_t last_use = 0;    // a count, as clocks can be set
-    UnloadDone unload_done;  // null: nobody waits
-    bool forced = false;     // its users are asked to end
+    int64_t last_use = 0;                 // a count, as clocks can be set
+    std::vector<UnloadDone> unload_done;  // of all who wait
+    bool forced = false;                  // its users are asked to end
     std::map<int64_t, std::function<void()>> cancels;  // by use
   };
   // By name, then by age.
@@ -134,7 +146,7 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   // What is left of a record that is gone, to be dealt with after the lock.
   struct Remains {
     AdapterContentPtr content;
-    UnloadDone unload_done;
+    std::vector<UnloadDone> unload_done;
   };
 
   // The record of this name in `state`, or the end.
@@ -154,6 +166,10 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   AdapterHandle MakeHandle(Records::iterator record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  // The record that is what `watched` says, or the end.
+  Records::iterator FindWatched(const Watched& watched)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   // True if it is active, nobody uses it, and it is not pinned.
   static bool IsIdle(const Record& record);
 
@@ -162,15 +178,26 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
                            absl::string_view name, UnloadMode mode) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
+  // Has the users of a record asked to end, with `cancels`, which are to be
+  // called without the lock; the same for all versions of `name` that are on
+  // their way out: returns the newest of them, or the end.
+  static void Force(Record& record,
+                    std::vector<std::function<void()>>& cancels);
+  Records::iterator ForceLeaving(absl::string_view name,
+                                 std::vector<std::function<void()>>& cancels)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   // Moves to the next state; a record that is gone is removed.
   Remains Apply(Records::iterator record, AdapterEvent event)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  // Begins an unload, and ends it if nobody uses the adapter.
+  // Begins an unload, which `done` (null: nobody) waits for, and ends it if
+  // nobody uses the adapter.
   Remains StartUnload(Records::iterator record, UnloadDone done)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  // Lets the memory go, or hands it over to who waits for the unload.
+  // Lets the memory go, or hands it over to the first who waits for the unload;
+  // the others hear of it, too.
   void Settle(Remains remains) const ABSL_LOCKS_EXCLUDED(mu_);
 
   const std::shared_ptr<AdapterCache> cache_;

@@ -236,14 +236,18 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
   GRAFT_ASSIGN_OR_RETURN(const AdapterFile file, ReadFor(request, active));
   if (active.has_value() && active->sha256 == file.sha256 &&
       Satisfies(active->report, request)) {
-    const bool asked = cause == LoadCause::kAsked && !request.validate_only;
-    registry_->Confirm(name, file.stamp, asked);
-    if (!request.pinned || request.validate_only) {
+    if (request.validate_only) return LoadResult{*active, true};
+    const bool still_there = registry_->Confirm(name, file.sha256, file.stamp,
+                                                cause == LoadCause::kAsked);
+    if (still_there && request.pinned) {
+      GRAFT_ASSIGN_OR_RETURN(AdapterInfo pinned,
+                             registry_->SetPinned(name, true));
+      return LoadResult{std::move(pinned), true};
+    }
+    // Else unloaded meanwhile, and loaded again for whoever asks for it.
+    if (still_there || cause == LoadCause::kFileChanged) {
       return LoadResult{*active, true};
     }
-    GRAFT_ASSIGN_OR_RETURN(AdapterInfo pinned,
-                           registry_->SetPinned(name, true));
-    return LoadResult{std::move(pinned), true};
   }
   AdapterInfo info = DescribeFile(file, name, request);
   info.autoloaded = cause != LoadCause::kAsked;
@@ -297,9 +301,13 @@ absl::StatusOr<AdapterContentPtr> AdapterStore::GetContent(
 
 absl::StatusOr<AdapterContentPtr> AdapterStore::Insert(
     AdapterContent content, const std::string& path) {
-  const bool can_fit = cache_->host().CanHold(content.size_bytes);
+  const ByteBudget& host = cache_->host();
   AdapterContentPtr inserted = cache_->Insert(content);
   while (inserted == nullptr) {
+    // Nothing gives way for what would not fit even then.
+    const bool can_fit =
+        host.used() - registry_->IdleBytes() + content.size_bytes <=
+        host.limit();
     if (!can_fit || !registry_->UnloadIdle()) {
       return HostFull(cache_->host(), content.size_bytes, path,
                       registry_->IdleNames());
@@ -448,7 +456,8 @@ std::optional<absl::Status> AdapterStore::Autoload(
   }
 }
 
-AdapterStore::PollReport AdapterStore::Poll() {
+AdapterStore::PollReport AdapterStore::Poll(
+    const std::function<bool()>& stopping) {
   PollReport report;
   const std::vector<AdapterRegistry::Watched> watched = registry_->Autoloaded();
   if (watched.empty()) return report;
@@ -458,6 +467,7 @@ AdapterStore::PollReport AdapterStore::Poll() {
     return report;
   }
   for (const AdapterRegistry::Watched& adapter : watched) {
+    if (stopping != nullptr && stopping()) break;
     Refresh(adapter, report);
   }
   return report;
@@ -468,9 +478,9 @@ void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
   const absl::StatusOr<FileStamp> stamp = source_->Stamp(watched.path);
   if (stamp.ok() && *stamp == watched.stamp) return;
   if (GetErrorReason(stamp.status()) == ErrorReason::kAdapterNotFound) {
-    const absl::Status started =
-        registry_->Unload(watched.name, UnloadMode::kWait, nullptr);
-    if (started.ok()) report.unloaded.push_back(watched.name);
+    if (registry_->UnloadWatched(watched)) {
+      report.unloaded.push_back(watched.name);
+    }
     return;
   }
   if (!stamp.ok()) {
@@ -478,7 +488,7 @@ void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
     return;
   }
   // Before it is tried: it is tried once.
-  registry_->Confirm(watched.name, *stamp, /*asked_for=*/false);
+  if (!registry_->UpdateStamp(watched, *stamp)) return;
   const absl::StatusOr<LoadResult> result = *LoadFor(
       LoadCause::kFileChanged,
       {.path = watched.path, .name = watched.name, .allow_replace = true},

@@ -157,8 +157,9 @@ class AdapterStore {
   // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
   //
   // ADAPTER_NOT_FOUND if there is no such adapter or it is being unloaded
-  // already, which kForce hurries on and then waits for, too; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight") for
-  // kOnlyIfUnused when handles live. After an error nothing has changed.
+  // already, which kForce hurries on and then waits for, too; ADAPTER_PINNED;
+  // ADAPTER_IN_USE (with "in_flight") for kOnlyIfUnused when handles live.
+  // After an error nothing has changed.
   void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
 
   // While an adapter is pinned it cannot be unloaded, and what is prepared of
@@ -198,8 +199,9 @@ class AdapterStore {
   // Looks whether files of autoloaded adapters have changed. New requests get
   // the new content, those under way finish with theirs; an adapter whose file
   // is gone is unloaded when nobody uses it. Without the adapter directory
-  // nothing is done. Blocks: call it on an executor, one call at a time.
-  PollReport Poll();
+  // nothing is done. Leaves the rest alone once `stopping` is true (null:
+  // never). Blocks: call it on an executor, one call at a time.
+  PollReport Poll(const std::function<bool()>& stopping = nullptr);
 
   AdapterStoreStats stats() const;
 

@@ -3,15 +3,11 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
 namespace {
-
-// Trained words in the same file as the LoRA that goes with them.
-constexpr absl::string_view kBundledEmbedding = "bundle_emb.";
 
 absl::Status AddToGroup(const std::string& key, const TensorView& tensor,
                         KeyMatch match, KeyGroup& group) {
@@ -62,7 +58,7 @@ absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
                                       absl::string_view component) {
   GroupedKeys keys;
   for (const auto& [key, tensor] : file.tensors()) {
-    if (absl::StartsWith(key, kBundledEmbedding)) {
+    if (IsBundledEmbedding(key)) {
       keys.not_applied.push_back(key);
       continue;
     }

@@ -34,8 +34,7 @@ class ThreadPoolExecutor : public Executor {
  public:
   // Threads that are started by jobs inherit `wakeup`. REQUIRES: num_threads
   // > 0.
-  explicit ThreadPoolExecutor(int num_threads,
-                              Wakeup wakeup = Wakeup::kAtOnce);
+  explicit ThreadPoolExecutor(int num_threads, Wakeup wakeup = Wakeup::kAtOnce);
   ~ThreadPoolExecutor() override;
 
   void Run(std::function<void()> job) override ABSL_LOCKS_EXCLUDED(mu_);

@@ -33,12 +33,12 @@ std::string OpenCuda() {
   return *problem;
 }
 
-// Why there is no CUDA device with this number; empty if there is.
+// Why the CUDA device with this number cannot be used; empty if it can.
 // REQUIRES: OpenCuda().empty().
-std::string MissingDevice(int index) {
+std::string DeviceProblem(int index) {
   const int count =
       c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount();
-  if (index < count) return "";
+  if (index < count) return CudaDeviceProblem(index);
   return absl::StrCat("the highest number here is cuda:", count - 1);
 }
 
@@ -85,7 +85,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options) {
   bool cuda = false;
   if (options.device == "auto") {
     if (HasNvidiaDevice()) {
-      const std::string problem = OpenCuda();
+      std::string problem = OpenCuda();
+      if (problem.empty()) problem = DeviceProblem(index);
       cuda = problem.empty();
       if (!cuda) {
         GRAFT_LOG(kWarning, "a GPU is there but cannot be used; using the CPU",
@@ -95,7 +96,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options) {
   } else if (absl::StartsWith(options.device, "cuda:") &&
              absl::SimpleAtoi(options.device.substr(5), &index) && index >= 0) {
     std::string problem = OpenCuda();
-    if (problem.empty()) problem = MissingDevice(index);
+    if (problem.empty()) problem = DeviceProblem(index);
     if (!problem.empty()) {
       return Error(ErrorReason::kModelUnsupported,
                    absl::StrCat("--device=", options.device,

@@ -98,10 +98,10 @@ class Generation {
 };
 
 // Order of calls for one image: SwitchAdapters, Begin, Step until steps_done()
-// == steps_total(), Finish; Preview after any step. Each call works with the set that is resident at
-// that moment; between two calls the caller may switch to other sets for other
-// images and back. Owner-thread-only but for info(), modules(), memory() and
-// Prepare(), which are thread-safe.
+// == steps_total(), Finish; Preview after any step. Each call works with the
+// set that is resident at that moment; between two calls the caller may switch
+// to other sets for other images and back. Owner-thread-only but for info(),
+// modules(), memory() and Prepare(), which are thread-safe.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -118,7 +118,8 @@ class Engine {
 
   // Makes `next` the resident set: W' = round(W0 + sum of weight * D), in
   // place, all targets or none. After an error the former set is resident,
-  // exactly. ADAPTER_NON_FINITE when a merged weight would not be finite in the
+  // exactly; or the base alone, should there be no memory to merge it again.
+  // ADAPTER_NON_FINITE when a merged weight would not be finite in the
   // base's dtype, naming the module; INVALID_FIELD for one adapter named twice.
   // BASE_WEIGHTS_DRIFT when what is resident is not what the last switch left
   // there (memory at fault): VerifyBaseWeights repairs it.

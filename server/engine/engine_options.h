@@ -24,7 +24,7 @@ struct EngineOptions {
   // kAuto: float16 on a GPU, float32 on the CPU.
   ComputeDtype dtype = ComputeDtype::kAuto;
   RestoreMode restore = RestoreMode::kUndoLog;
-  // CPU threads for compute; 0: one per core.
+  // CPU threads for compute; 0: UsableProcessors().
   int threads = 0;
 };
 

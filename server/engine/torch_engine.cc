@@ -11,7 +11,6 @@
 #include <list>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -19,14 +18,15 @@
 #include "absl/strings/str_join.h"
 #include "server/common/error.h"
 #include "server/common/log.h"
+#include "server/common/processors.h"
 #include "server/common/sha256.h"
 #include "server/common/status_macros.h"
+#include "server/engine/compute_pool.h"
 #include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/device.h"
 #include "server/engine/models/base_model.h"
 #include "server/engine/models/config_reader.h"
 #include "server/engine/models/model_files.h"
-#include "server/engine/pipeline/batch_threads.h"
 #include "server/engine/pipeline/latent_generation.h"
 #include "server/engine/pipeline/latent_preview.h"
 #include "server/engine/pipeline/sampler.h"
@@ -74,7 +74,7 @@ class TorchEngine : public Engine {
                  model_.vae_config.scale(), model_.store->device()),
         batch_threads_(
             model_.store->device().is_cpu()
-                ? std::make_unique<BatchThreads>(at::get_num_threads())
+                ? std::make_unique<ComputePool>(at::get_num_threads())
                 : nullptr) {
     switcher_.SetFaultForTesting(std::move(fault));
   }
@@ -194,12 +194,12 @@ class TorchEngine : public Engine {
   const std::shared_ptr<std::atomic<int64_t>> adapter_bytes_;
   AdapterSwitcher switcher_;
   const LatentPreview preview_;
-  const std::unique_ptr<BatchThreads> batch_threads_;  // null: not on a CPU
-  std::list<EncodedText> encoded_texts_;               // the latest first
+  const std::unique_ptr<ComputePool> batch_threads_;  // null: not on a CPU
+  std::list<EncodedText> encoded_texts_;              // the latest first
 };
 
 absl::Status TorchEngine::WarmUp() {
-  return CatchTorchErrors([&]() -> absl::Status {
+  absl::Status status = CatchTorchErrors([&]() -> absl::Status {
     const c10::InferenceMode inference;
     GenerationParams params;
     params.width = info_.default_width;
@@ -216,6 +216,15 @@ absl::Status TorchEngine::WarmUp() {
     model_.vae->Forward(latents).sum().item<float>();
     return absl::OkStatus();
   });
+  // Smaller images, or other ones, may well be possible.
+  const auto reason = GetErrorReason(status);
+  if (reason == ErrorReason::kGpuOutOfMemory ||
+      reason == ErrorReason::kNonFiniteLatents) {
+    GRAFT_LOG(kWarning, "the first image, to warm up, could not be made",
+              {{"error", std::string(status.message())}});
+    return absl::OkStatus();
+  }
+  return status;
 }
 
 TorchEngine::EncodedText TorchEngine::Encode(const std::string& text) {
@@ -403,10 +412,8 @@ absl::StatusOr<EngineInfo> MakeInfo(const BaseModel& model,
 absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options,
                                              SwitchFault fault) {
   const c10::InferenceMode inference;
-  at::set_num_threads(
-      options.threads > 0
-          ? options.threads
-          : static_cast<int>(std::thread::hardware_concurrency()));
+  at::set_num_threads(options.threads > 0 ? options.threads
+                                          : UsableProcessors());
   GRAFT_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(options));
   GRAFT_ASSIGN_OR_RETURN(
       BaseModel model,

@@ -84,9 +84,7 @@ void Unload(const Backend& backend, const v1::UnloadAdapterRequest& request,
 }
 
 // Changes what the mask names.
-absl::Status Update(const Backend& backend,
-                    const v1::UpdateAdapterRequest& request,
-                    v1::Adapter& response) {
+absl::Status CheckUpdate(const v1::UpdateAdapterRequest& request) {
   const auto& paths = request.update_mask().paths();
   if (paths.empty()) {
     return InvalidField("update_mask", "must name what to change: pinned");
@@ -97,8 +95,12 @@ absl::Status Update(const Backend& backend,
                         absl::StrCat("names \"", EscapeUntrusted(path, 64),
                                      "\"; only pinned may change"));
   }
-  GRAFT_RETURN_IF_ERROR(
-      ValidateAdapterName(request.adapter().name(), "adapter.name"));
+  return ValidateAdapterName(request.adapter().name(), "adapter.name");
+}
+
+absl::Status Update(const Backend& backend,
+                    const v1::UpdateAdapterRequest& request,
+                    v1::Adapter& response) {
   GRAFT_ASSIGN_OR_RETURN(
       const AdapterInfo info,
       backend.adapters->SetPinned(request.adapter().name(),
@@ -220,8 +222,23 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::UpdateAdapter(
   return StartUnaryCall(
       environment_, context, "UpdateAdapter", request->request_id(),
       [request, response](const Backend& backend, const RpcContext&,
-                          const UnaryDone& done) {
-        done(Update(backend, *request, *response));
+                          UnaryDone done) {
+        const std::string& name = request->adapter().name();
+        absl::Status status = CheckUpdate(*request);
+        if (status.ok()) status = backend.adapters->Get(name).status();
+        if (!status.ok() || !request->adapter().pinned()) {
+          done(status.ok() ? Update(backend, *request, *response) : status);
+          return;
+        }
+        // To the device first; the pin keeps it there.
+        backend.loader->Run([=, &backend, done = std::move(done)] {
+          backend.adapters->AcquireResident(
+              name, /*sha256=*/"", backend.loader,
+              [=, &backend](const absl::StatusOr<AdapterHandle>& handle) {
+                done(handle.ok() ? Update(backend, *request, *response)
+                                 : handle.status());
+              });
+        });
       });
 }
 

@@ -11,12 +11,11 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/base/attributes.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "server/common/error.h"
 #include "server/common/log.h"
 #include "server/common/status_macros.h"
@@ -29,10 +28,6 @@ namespace {
 
 constexpr absl::string_view kExtension = ".safetensors";
 constexpr absl::string_view kTemporaryPrefix = ".upload-";
-
-// From a file's placing until it is loaded or taken back: of two uploads that
-// replace one another, each has to find what it has left.
-ABSL_CONST_INIT absl::Mutex placing(absl::kConstInit);
 
 // Of errno.
 ErrorReason DiskErrorReason(int error) {
@@ -169,16 +164,34 @@ absl::Status AdapterUpload::Append(absl::string_view data) {
 }
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterUpload::Commit(
-    AdapterStore& store) {
+    AdapterStore& store, absl::Duration lock_wait) {
   GRAFT_RETURN_IF_ERROR(CheckComplete());
   AdapterStore::LoadRequest check = LoadRequestFor(temporary_name_);
   check.validate_only = true;
   GRAFT_RETURN_IF_ERROR(WithOwnName(store.Load(check).status()));
-  absl::MutexLock lock(&placing);
+  LockDirectory(lock_wait);
   GRAFT_ASSIGN_OR_RETURN(const Placed placed, Place(store));
   absl::StatusOr<AdapterStore::LoadResult> loaded = LoadPlaced(store);
   if (!loaded.ok()) TakeBack(placed);
   return loaded;
+}
+
+void AdapterUpload::LockDirectory(absl::Duration wait) const {
+  constexpr absl::Duration kPause = absl::Milliseconds(20);
+  absl::Duration waited;  // flock has no timeout
+  while (flock(directory_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return;  // files cannot be locked here
+    if (waited >= wait) {
+      GRAFT_LOG(
+          kWarning,
+          "another process keeps --adapter_dir locked; an upload goes on "
+          "without the lock",
+          {{"file", own_name()}, {"waited", absl::FormatDuration(waited)}});
+      return;
+    }
+    absl::SleepFor(kPause);
+    waited += kPause;
+  }
 }
 
 absl::StatusOr<AdapterStore::LoadResult> AdapterUpload::LoadPlaced(
@@ -243,6 +256,8 @@ absl::StatusOr<AdapterUpload::Placed> AdapterUpload::PlaceUnderNewName(
 }
 
 void AdapterUpload::TakeBack(Placed placed) {
+  // Who has not got the lock, or is no upload, may have replaced the file.
+  if (!HasOwnName()) return;
   bool done = true;
   switch (placed) {
     case Placed::kAlreadyThere:
@@ -262,6 +277,15 @@ void AdapterUpload::TakeBack(Placed placed) {
         kError, "an uploaded adapter's file may have stayed",
         {{"file", own_name()}, {"message", std::string(status.message())}});
   }
+}
+
+bool AdapterUpload::HasOwnName() const {
+  struct stat own {};
+  struct stat named {};
+  return fstat(file_.get(), &own) == 0 &&
+         fstatat(directory_.get(), own_name().c_str(), &named,
+                 AT_SYMLINK_NOFOLLOW) == 0 &&
+         own.st_dev == named.st_dev && own.st_ino == named.st_ino;
 }
 
 absl::Status AdapterUpload::Sync() const {

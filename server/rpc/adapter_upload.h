@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "graft/v1/adapter.pb.h"
 #include "server/adapters/adapter_store.h"
 #include "server/adapters/open_beneath.h"
@@ -45,9 +46,16 @@ class AdapterUpload {
   // All bytes are there: checks them, gives the file its name and loads it.
   // ADAPTER_CORRUPT if they are not what was announced; ADAPTER_CONFLICT if the
   // name is taken by other content, loaded or not, unless allow_replace; the
-  // errors of AdapterStore::Load. After an error the directory is as it was.
-  // One at a time in a process.
-  absl::StatusOr<AdapterStore::LoadResult> Commit(AdapterStore& store);
+  // errors of AdapterStore::Load. After an error the directory is as it was,
+  // but for what others have given the name meanwhile, which stays.
+  //
+  // One at a time in a process. Commits of other processes to this directory
+  // are waited for, but not longer than `lock_wait`: one that was stopped stops
+  // nobody else. Without the lock, as on NFS, which has none for directories,
+  // neither undoes what the other has put there; but if both replace one file
+  // and fail, the first one's may be what stays.
+  absl::StatusOr<AdapterStore::LoadResult> Commit(AdapterStore& store,
+                                                  absl::Duration lock_wait);
 
  private:
   // What became of the temporary file, and how to take it back.
@@ -65,12 +73,19 @@ class AdapterUpload {
 
   absl::Status CheckComplete();
 
+  // Keeps other processes' commits out until this object goes, if they end
+  // within `wait`.
+  void LockDirectory(absl::Duration wait) const;
+
   // Gives the temporary file its own name.
   absl::StatusOr<Placed> Place(AdapterStore& store);
   absl::StatusOr<Placed> PlaceUnderNewName(AdapterStore& store);
   absl::StatusOr<AdapterStore::LoadResult> LoadPlaced(
       AdapterStore& store) const;
   void TakeBack(Placed placed);
+
+  // Whether the file is what has the name.
+  bool HasOwnName() const;
 
   // Has the directory on the disk.
   absl::Status Sync() const;
@@ -84,7 +99,7 @@ class AdapterUpload {
 
   AdapterStore::LoadRequest LoadRequestFor(const std::string& path) const;
 
-  const FileDescriptor directory_;
+  const FileDescriptor directory_;  // locked, once there is a commit
   const v1::UploadAdapterHeader header_;
   const std::string sha256_;          // announced, lower case
   const std::string temporary_name_;  // in directory_; what is there goes

@@ -53,20 +53,24 @@ class GenerateReactor::Observer : public GenerationObserver {
 
 std::shared_ptr<GenerateReactor> GenerateReactor::Create(
     const RpcEnvironment& environment, grpc::CallbackServerContext* context,
-    const v1::GenerateImageRequest& request) {
+    const v1::GenerateImageRequest& request, OpenStreams& streams) {
   std::shared_ptr<GenerateReactor> reactor(
-      new GenerateReactor(environment, context, request));
+      new GenerateReactor(environment, context, request, streams));
   reactor->self_ = reactor;
   return reactor;
 }
 
 GenerateReactor::GenerateReactor(const RpcEnvironment& environment,
                                  grpc::CallbackServerContext* context,
-                                 const v1::GenerateImageRequest& request)
+                                 const v1::GenerateImageRequest& request,
+                                 OpenStreams& streams)
     : write_timeout_(environment.write_timeout),
       context_(context),
+      streams_(streams),
       call_(environment.hooks, environment.clock, *context, "GenerateImage",
-            request.request_id()) {}
+            request.request_id()) {
+  streams_.Enter();
+}
 
 void GenerateReactor::Listen(
     const std::shared_ptr<SharedGeneration>& generation,
@@ -226,6 +230,9 @@ void GenerateReactor::OnWriteDone(bool ok) {
 
 void GenerateReactor::OnCancel() { Leave(); }
 
-void GenerateReactor::OnDone() { self_.reset(); }
+void GenerateReactor::OnDone() {
+  streams_.Leave();
+  self_.reset();
+}
 
 }  // namespace graft

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "graft/v1/generation.pb.h"
+#include "server/rpc/open_streams.h"
 #include "server/rpc/reply_buffer.h"
 #include "server/rpc/rpc_context.h"
 #include "server/rpc/rpc_environment.h"
@@ -36,10 +37,11 @@ namespace graft {
 class GenerateReactor
     : public grpc::ServerWriteReactor<v1::GenerateImageResponse> {
  public:
-  // `environment` and `context` outlive the stream.
+  // `environment`, `context` and `streams`, where it counts as open, outlive
+  // the stream.
   static std::shared_ptr<GenerateReactor> Create(
       const RpcEnvironment& environment, grpc::CallbackServerContext* context,
-      const v1::GenerateImageRequest& request);
+      const v1::GenerateImageRequest& request, OpenStreams& streams);
 
   RpcCall& call() { return call_; }
 
@@ -68,7 +70,8 @@ class GenerateReactor
 
   GenerateReactor(const RpcEnvironment& environment,
                   grpc::CallbackServerContext* context,
-                  const v1::GenerateImageRequest& request);
+                  const v1::GenerateImageRequest& request,
+                  OpenStreams& streams);
 
   // The only chooser.
   Next NextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -92,6 +95,7 @@ class GenerateReactor
 
   const absl::Duration write_timeout_;
   grpc::CallbackServerContext* const context_;
+  OpenStreams& streams_;
   RpcCall call_;
   std::shared_ptr<GenerateReactor> self_;  // until OnDone
 

@@ -242,7 +242,7 @@ grpc::ServerWriteReactor<v1::GenerateImageResponse>*
 GenerationServiceImpl::GenerateImage(grpc::CallbackServerContext* context,
                                      const v1::GenerateImageRequest* request) {
   const std::shared_ptr<GenerateReactor> reactor =
-      GenerateReactor::Create(environment_, context, *request);
+      GenerateReactor::Create(environment_, context, *request, streams_);
   const absl::Status started = Start(*context, *request, *reactor);
   if (!started.ok()) reactor->Fail(started);
   return reactor.get();

@@ -34,6 +34,12 @@ class GenerationServiceImpl final
   grpc::ServerWriteReactor<v1::GenerateImageResponse>* GenerateImage(
       grpc::CallbackServerContext* context,
       const v1::GenerateImageRequest* request) override;
+  // Waits until every stream of GenerateImage has ended; false when `timeout`
+  // is over first.
+  bool WaitUntilNoStream(absl::Duration timeout) {
+    return streams_.WaitUntilNone(timeout);
+  }
+
   grpc::ServerUnaryReactor* CancelGeneration(
       grpc::CallbackServerContext* context,
       const v1::CancelGenerationRequest* request,
@@ -54,6 +60,7 @@ class GenerationServiceImpl final
       const std::shared_ptr<SharedGeneration>& generation);
 
   const RpcEnvironment environment_;
+  OpenStreams streams_;
   GenerationRegistry registry_;
   // Shared with the loader's jobs.
   const std::shared_ptr<std::atomic<int>> waiting_for_loader_ =

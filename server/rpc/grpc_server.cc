@@ -3,6 +3,7 @@
 #include <grpc/support/time.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server_builder.h>
 #include <sys/resource.h>
 
@@ -36,7 +37,14 @@ void EnableHealthAndReflection() {
   });
 }
 
+// Of those that wait in calls of gRPC's own synchronous services (reflection),
+// which need no token: else each open stream would have one.
+constexpr int kMaxSynchronousThreads = 8;
+
 void Configure(const TransportOptions& options, grpc::ServerBuilder& builder) {
+  grpc::ResourceQuota quota("graftd");
+  quota.SetMaxThreads(kMaxSynchronousThreads);
+  builder.SetResourceQuota(quota);
   // gRPC inflates a request before it looks at its size: 1 MB on the wire can
   // become 1 GB in memory. Requests need no compression.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
@@ -120,6 +128,10 @@ void GrpcServer::SetServing(bool serving) {
 }
 
 void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }
+
+void GrpcServer::WaitForReaders(absl::Duration timeout) {
+  generation_.WaitUntilNoStream(timeout);
+}
 
 void GrpcServer::Shutdown(absl::Duration grace) {
   // gRPC ends calls that arrive from now on with CANCELLED, which no client

@@ -42,6 +42,8 @@ struct TransportOptions {
   // A client that does not take one message in this time is cut off: a stopped
   // reader would else hold its images for ever.
   absl::Duration write_timeout = absl::Seconds(30);
+  // At the end: for the last messages of calls that are over to be sent.
+  absl::Duration last_words = absl::Seconds(2);
 };
 
 // The port with everything behind it: the three services, standard health
@@ -63,6 +65,10 @@ class GrpcServer {
 
   // Health says NOT_SERVING, for good.
   void StopServing();
+
+  // Waits until clients have read what is left of their images, or are cut off
+  // as they do not read; `timeout` at most.
+  void WaitForReaders(absl::Duration timeout);
 
   // Refuses new connections and RPCs and waits for those that run; cancels what
   // is left after `grace`. As often as one likes.

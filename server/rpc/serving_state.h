@@ -21,7 +21,10 @@ struct Backend {
   AdapterStore* adapters = nullptr;
   RequestScheduler* scheduler = nullptr;
   Executor* loader = nullptr;  // runs what blocks: reading adapters
-  std::string adapter_dir;     // for uploads; empty: there can be none
+  // Commits uploads. Has one thread: of two that replace one another, each has
+  // to find what the other has left. One of its own, as a commit can take long.
+  Executor* committer = nullptr;
+  std::string adapter_dir;  // for uploads; empty: there can be none
   RequestLimits limits;
   GenerationDefaults defaults;
   bool batching = true;

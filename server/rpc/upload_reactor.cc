@@ -10,6 +10,13 @@
 #include "server/rpc/proto_conversions.h"
 
 namespace graft {
+namespace {
+
+// For another daemon that loads a file of the same directory: longer than most
+// loads take, and what a daemon costs that was stopped meanwhile.
+constexpr absl::Duration kLockWait = absl::Seconds(10);
+
+}  // namespace
 
 UploadReactor::UploadReactor(const RpcEnvironment& environment,
                              grpc::CallbackServerContext* context,
@@ -70,7 +77,9 @@ void UploadReactor::OnRead() {
                   : "the client went away before the upload was complete"));
     return;
   }
-  backend_->loader->Run([this] {
+  Executor* const executor =
+      message_came_ ? backend_->loader : backend_->committer;
+  executor->Run([this] {
     const absl::Status status = message_came_ ? Take() : Commit();
     if (message_came_ && status.ok()) {
       Read();
@@ -110,7 +119,7 @@ absl::Status UploadReactor::Commit() {
     return InvalidField("part", "must be the header in the first message");
   }
   GRAFT_ASSIGN_OR_RETURN(const AdapterStore::LoadResult result,
-                         upload_->Commit(*backend_->adapters));
+                         upload_->Commit(*backend_->adapters, kLockWait));
   *response_->mutable_adapter() =
       ToProto(result.adapter, backend_->engine->info().family,
               backend_->scheduler->resident());

@@ -20,7 +20,7 @@
 namespace graft {
 
 // The server's end of one UploadAdapter stream. Takes one message after the
-// other; the disk is left to the backend's executor, and the next message is
+// other; the disk is left to the backend's executors, and the next message is
 // read when the last one is written. A client that sends nothing for
 // write_timeout is cut off, and a stream counts among the uploads from its
 // header on: silent ones keep nobody else out. Deletes itself when gRPC is done
@@ -50,11 +50,11 @@ class UploadReactor : public grpc::ServerReadReactor<v1::UploadAdapterRequest> {
   void OnTimer(bool expired);
   void OnRead();
 
-  // A message has come. Executor.
+  // A message has come. Loader.
   absl::Status Take();
   absl::Status TakeHeader();
 
-  // All messages have come. Executor.
+  // All messages have come. Committer.
   absl::Status Commit();
 
   // Drops what is not complete, and ends the stream.

@@ -152,8 +152,10 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
 void BatchRunner::ShowPreviews(Batch& batch) {
   for (const BatchMember& member : batch) {
     ActiveRequest& request = *member.request;
+    // Perhaps with the preview of another image of it.
+    if (request.ended()) continue;
     const int interval = request.task().preview_interval;
-    if (request.ended() || interval == 0) continue;
+    if (interval == 0) continue;
     const Generation& generation = *GenerationOf(member);
     if (IsComplete(generation) || generation.steps_done() % interval != 0) {
       continue;

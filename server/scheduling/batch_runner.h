@@ -29,8 +29,8 @@ struct BatchReport {
   absl::Duration denoise;  // of the step alone
   SwitchReport adapter_switch;
   bool adapters_merged = false;  // during the step
-  int64_t work_done = 0;       // steps x pixels
-  bool out_of_memory = false;  // as a batch; each alone was tried after it
+  int64_t work_done = 0;         // steps x pixels
+  bool out_of_memory = false;    // as a batch; each alone was tried after it
   // BASE_WEIGHTS_DRIFT when the switch found that the base cannot be trusted.
   absl::Status drift;
 };

@@ -17,9 +17,11 @@ int64_t QuantaNeeded(int64_t deficit, int64_t cost) {
 
 void FairShare::Enter(absl::string_view tenant) {
   if (Find(tenant) != ring_.size()) return;
+  int64_t deficit = 0;
+  for (const Share& other : ring_) deficit = std::min(deficit, other.deficit);
   // Just before the cursor: the place that is visited last.
   ring_.insert(ring_.begin() + static_cast<std::ptrdiff_t>(cursor_),
-               {std::string(tenant), 0});
+               {std::string(tenant), deficit});
   if (ring_.size() > 1) {
     ++cursor_;
   } else {

@@ -31,7 +31,9 @@ struct TenantHead {
 // A value type; thread-compatible.
 class FairShare {
  public:
-  // Takes part from now on, as the last of the round. No effect if it does.
+  // Takes part from now on, as the last of the round, and with the largest debt
+  // that another has: what the others were served while they had the device for
+  // themselves gives nobody who comes later a claim. No effect if it does.
   void Enter(absl::string_view tenant);
 
   // Forgets a tenant that has no request left, its credit and its debt.

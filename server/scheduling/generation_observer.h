@@ -26,7 +26,7 @@ struct AppliedAdapter {
 // device for: a step or a switch that several requests share counts whole for
 // each of them. While it yields to others, no time counts.
 struct GenerationTimings {
-  absl::Duration adapter_load;    // before acceptance
+  absl::Duration adapter_load;  // before acceptance
   absl::Duration queue;
   absl::Duration adapter_switch;  // the passes over the weights alone
   absl::Duration text_encode;

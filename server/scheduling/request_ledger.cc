@@ -12,6 +12,13 @@ int64_t RequestLedger::work_left() const {
   return work;
 }
 
+bool RequestLedger::HasWaiting(absl::string_view tenant) const {
+  return std::any_of(state_.requests.begin(), state_.requests.end(),
+                     [tenant](const RequestView& request) {
+                       return !request.started && request.tenant == tenant;
+                     });
+}
+
 void RequestLedger::Add(RequestView request) {
   ++waiting_;
   waiting_work_ += request.WorkLeft();

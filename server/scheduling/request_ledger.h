@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "server/scheduling/scheduling_policy.h"
 
 namespace graft {
@@ -25,6 +27,7 @@ class RequestLedger {
   }
   int64_t waiting_work() const { return waiting_work_; }  // of waiting()
   int64_t work_left() const;                              // of all
+  bool HasWaiting(absl::string_view tenant) const;
   const SchedulingState& state() const { return state_; }
 
   // From the next choice on.

@@ -119,7 +119,10 @@ absl::Status RequestScheduler::CheckRoom(const RequestView& newcomer) const {
                  options_.max_queued_work) {
     full = "the queue holds as much work as it may";
   }
-  if (full == nullptr) return absl::OkStatus();
+  // One place is each tenant's own: no other's requests can keep it out.
+  if (full == nullptr || !ledger_.HasWaiting(newcomer.tenant)) {
+    return absl::OkStatus();
+  }
   absl::Duration delay = rate_.TimeFor(ledger_.work_left());
   if (delay == absl::ZeroDuration()) delay = options_.retry_delay;
   return WithRetryDelay(
@@ -230,11 +233,19 @@ void RequestScheduler::ReleaseAdapter(
   });
 }
 
-void RequestScheduler::VerifyBaseWeights(
-    bool repair,
-    std::function<void(const absl::StatusOr<VerifyReport>&)> done) {
-  RunOnOwnerThread([this, repair, done = std::move(done)](Engine&) {
-    done(guard_.Verify(repair));
+void RequestScheduler::VerifyBaseWeights(bool repair, OnVerified done) {
+  absl::MutexLock lock(&mu_);
+  std::vector<OnVerified>& waiting = to_verify_[repair ? 1 : 0];
+  waiting.push_back(std::move(done));
+  if (waiting.size() > 1) return;
+  jobs_.push_back([this, repair] {
+    std::vector<OnVerified> all;
+    {
+      absl::MutexLock lock(&mu_);
+      all.swap(to_verify_[repair ? 1 : 0]);
+    }
+    const absl::StatusOr<VerifyReport> report = guard_.Verify(repair);
+    for (const OnVerified& told : all) told(report);
   });
 }
 

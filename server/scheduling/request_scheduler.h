@@ -41,6 +41,8 @@ namespace graft {
 //   scheduler.Drain(absl::Seconds(30));  // before the end
 class RequestScheduler {
  public:
+  using OnVerified = std::function<void(const absl::StatusOr<VerifyReport>&)>;
+
   struct Options {
     // Off: every image makes its steps alone, and has the same bits whatever
     // else the device has to do.
@@ -67,8 +69,7 @@ class RequestScheduler {
     std::function<void(const absl::Status&)> on_drift = nullptr;
     // Called on the owner thread with the outcome of every verification of the
     // base's weights, those included that the scheduler makes itself.
-    std::function<void(const absl::StatusOr<VerifyReport>&)> on_verified =
-        nullptr;
+    OnVerified on_verified = nullptr;
     // Called on the owner thread after every step, for metrics.
     std::function<void(const BatchReport&)> on_step = nullptr;
   };
@@ -109,12 +110,11 @@ class RequestScheduler {
   // calls `done` on the owner thread. What differs ends all requests that the
   // device has begun with BASE_WEIGHTS_DRIFT, as their images cannot be
   // trusted, and is repaired before anything else is done, whether `repair` or
-  // not. While something stays unrepaired, every request is refused
-  // with BASE_WEIGHTS_DRIFT, until a verification finds all intact.
-  void VerifyBaseWeights(
-      bool repair,
-      std::function<void(const absl::StatusOr<VerifyReport>&)> done)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  // not. One comparison serves all that ask before it begins, so that callers
+  // who lose patience and ask again do not keep the device busy with it. While
+  // something stays unrepaired, every request is refused with
+  // BASE_WEIGHTS_DRIFT, until a verification finds all intact.
+  void VerifyBaseWeights(bool repair, OnVerified done) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Images that make a step together at most.
   int max_batch_size() const {
@@ -220,6 +220,8 @@ class RequestScheduler {
   RequestQueue queue_ ABSL_GUARDED_BY(mu_);
   DeviceRate rate_ ABSL_GUARDED_BY(mu_);
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
+  // Who waits for a verification that has not begun: without repair, with it.
+  std::vector<OnVerified> to_verify_[2] ABSL_GUARDED_BY(mu_);
   int64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
   int batch_size_ ABSL_GUARDED_BY(mu_) = 0;
   int unfinished_ ABSL_GUARDED_BY(mu_) = 0;  // accepted, OnDone not called
@@ -228,7 +230,7 @@ class RequestScheduler {
 
   // Calls the observers, and takes no core from the steps for it.
   ThreadPoolExecutor replier_{1, Wakeup::kPolitely};
-  std::thread owner_thread_;       // last: starts when all else is there
+  std::thread owner_thread_;  // last: starts when all else is there
 };
 
 }  // namespace graft

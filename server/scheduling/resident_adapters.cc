@@ -10,11 +10,13 @@ namespace graft {
 
 absl::StatusOr<SwitchReport> ResidentAdapters::SwitchTo(
     absl::Span<const RequestedAdapter> adapters, int step, int steps) {
-  GRAFT_ASSIGN_OR_RETURN(
-      SwitchReport report,
-      engine_->SwitchAdapters(EngineSetAtStep(adapters, step, steps)));
+  const absl::StatusOr<SwitchReport> report =
+      engine_->SwitchAdapters(EngineSetAtStep(adapters, step, steps));
   // Else before every step, in vain.
-  if (report.changed) Set(AdaptersAtStep(adapters, step, steps));
+  if (report.ok() && (report->changed || !known_)) {
+    Set(AdaptersAtStep(adapters, step, steps));
+  }
+  known_ = report.ok();
   return report;
 }
 
@@ -30,6 +32,7 @@ absl::StatusOr<VerifyReport> ResidentAdapters::VerifyBaseWeights(bool repair) {
   GRAFT_ASSIGN_OR_RETURN(VerifyReport report,
                          engine_->VerifyBaseWeights(repair));
   Set({});
+  known_ = true;
   return report;
 }
 

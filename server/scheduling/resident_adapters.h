@@ -45,6 +45,9 @@ class ResidentAdapters {
   void Set(std::vector<AppliedAdapter> adapters) ABSL_LOCKS_EXCLUDED(mu_);
 
   Engine* const engine_;
+  // Whether adapters_ is what the engine has: after an error it may have had to
+  // go back to the base. Of the owner thread.
+  bool known_ = true;
   mutable absl::Mutex mu_;
   std::vector<AppliedAdapter> adapters_ ABSL_GUARDED_BY(mu_);
 };

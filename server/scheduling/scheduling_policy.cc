@@ -231,7 +231,7 @@ class BatchChooser {
           choice_.shares);
       if (request == nullptr) return;
       Joined joined{request, PassedOverBy(*request, in_turn)};
-      if (in_turn != nullptr && FrontKey(*in_turn) != *key_ &&
+      if (in_turn != nullptr && in_turn != request &&
           MayOvertake(*request, *in_turn)) {
         joined.in_turn = in_turn;
       }
@@ -318,7 +318,8 @@ class BatchChooser {
         choice_.passed_over.push_back(other->id);
       }
       if (keeps_waiting) choice_.overtaken.push_back(overtaken_->id);
-      if (joined.in_turn != nullptr && joined.in_turn != overtaken_) {
+      if (joined.in_turn != nullptr && joined.in_turn != overtaken_ &&
+          !InBatch(*joined.in_turn)) {
         choice_.overtaken.push_back(joined.in_turn->id);
       }
     }

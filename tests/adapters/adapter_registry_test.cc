@@ -57,6 +57,24 @@ TEST(AdapterRegistryTest, ALoadThatMayNotWaitIsToldWhenItsTurnHasCome) {
   EXPECT_EQ(told, 2);
 }
 
+// A load that found its content active must not count on it: an unload may
+// have come between.
+TEST(AdapterRegistryTest, OnlyWhatIsActiveCanBeConfirmed) {
+  const auto registry = MakeRegistry();
+  AdapterContent content;
+  content.weights.sha256 = "1";
+  AdapterInfo info;
+  info.name = "ink";
+  info.sha256 = "1";
+  const auto inserted = registry->cache().Insert(content);
+  registry->Activate(registry->BeginLoad("ink", "a.safetensors"), info,
+                     inserted, FileStamp(), nullptr);
+  EXPECT_TRUE(registry->Confirm("ink", "1", FileStamp(), true));
+  EXPECT_FALSE(registry->Confirm("ink", "2", FileStamp(), true));
+  ASSERT_TRUE(registry->Unload("ink", UnloadMode::kWait, nullptr).ok());
+  EXPECT_FALSE(registry->Confirm("ink", "1", FileStamp(), true));
+}
+
 TEST(AdapterRegistryTest, LoadsOfDifferentNamesDoNotWait) {
   const auto registry = MakeRegistry();
   const int64_t ink = registry->BeginLoad("ink", "a.safetensors");

@@ -358,6 +358,28 @@ TEST_F(AdapterStoreTest, UnloadOfAnUnknownOrUnloadingNameIsNotFound) {
   EXPECT_THAT(UnloadNow("ink"), HasReason(ErrorReason::kAdapterNotFound));
 }
 
+// As many as a stack would not hold one above the other; the first gets what
+// there is.
+TEST_F(AdapterStoreTest, AnyNumberMayForceAnUnloadThatWaits) {
+  constexpr int kCalls = 200'000;
+  ASSERT_THAT(LoadInk(), IsOk());
+  std::optional<AdapterHandle> handle = store_->Acquire("ink").value();
+  int told = 0;
+  for (int i = 0; i < kCalls; ++i) {
+    store_->Unload("ink", UnloadMode::kForce,
+                   [&](const absl::StatusOr<PreparedAdapterPtr>& prepared) {
+                     ASSERT_THAT(prepared, IsOk());
+                     EXPECT_EQ((*prepared)->sha256(), ink_digest_);
+                     EXPECT_EQ((*prepared)->bytes() > 0, told == 0);
+                     ++told;
+                   });
+  }
+  EXPECT_EQ(told, 0);
+  handle.reset();
+  EXPECT_EQ(told, kCalls);
+  EXPECT_TRUE(store_->List().empty());
+}
+
 TEST_F(AdapterStoreTest, ANameThatIsBeingUnloadedIsFree) {
   ASSERT_THAT(LoadInk(), IsOk());
   std::optional<AdapterHandle> handle = store_->Acquire("ink").value();

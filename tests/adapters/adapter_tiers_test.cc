@@ -27,7 +27,17 @@ using ::testing::Pair;
 using Call = FakeEngine::Call;
 using Residency = AdapterResidency;
 
-class AdapterTiersTest : public StoreFixture {};
+class AdapterTiersTest : public StoreFixture {
+ protected:
+  // A valid file with as many bytes more.
+  static std::string LargeFile(int64_t rank, int64_t more) {
+    return AdapterFileBuilder()
+        .AddKohyaPair("lora_te_text_model_encoder_layers_0_mlp_fc1", {rank, 8},
+                      {16, rank})
+        .Metadata("padding", std::string(static_cast<size_t>(more), ' '))
+        .Build();
+  }
+};
 
 TEST_F(AdapterTiersTest, InfoAndStatsTellWhereItIs) {
   ASSERT_THAT(Load("a"), IsOk());
@@ -295,6 +305,57 @@ TEST_F(AdapterTiersTest, ALoadMayPin) {
           {.path = "c.safetensors", .validate_only = true, .pinned = true}),
       IsOk());
   EXPECT_FALSE(store_->Get("c")->pinned);
+}
+
+// Every version that is on its way out, pinned formerly or not; what tells of
+// the end is the newest one.
+TEST_F(AdapterTiersTest, ForceEndsAllVersionsThatAreLeaving) {
+  ASSERT_THAT(store_->Load({.path = "a.safetensors", .pinned = true}), IsOk());
+  std::optional<AdapterHandle> first = store_->Acquire("a").value();
+  ASSERT_THAT(
+      store_->Load(
+          {.path = "b.safetensors", .name = "a", .allow_replace = true}),
+      IsOk());
+  std::optional<AdapterHandle> second = store_->Acquire("a").value();
+  ASSERT_THAT(store_->SetPinned("a", false), IsOk());
+  std::string cancelled;
+  first->OnForcedUnload([&] { cancelled += "1"; });
+  second->OnForcedUnload([&] { cancelled += "2"; });
+  std::string told;
+  store_->Unload("a", UnloadMode::kWait, [&](const auto&) { told += "w"; });
+  store_->Unload("a", UnloadMode::kForce, [&](const auto& unloaded) {
+    EXPECT_THAT(unloaded, IsOk());
+    told += "f";
+  });
+  EXPECT_EQ(cancelled, "12");
+  first.reset();
+  EXPECT_EQ(told, "");
+  second.reset();
+  EXPECT_EQ(told, "wf");
+  EXPECT_EQ(engine_.live_prepared(), 0);
+}
+
+// What would not fit even then makes nobody give way.
+TEST_F(AdapterTiersTest, NothingIsDroppedInVain) {
+  MakeStore(/*on_host=*/2, 0, /*autoload=*/true);
+  ASSERT_THAT(Load("a"), IsOk());  // does not give way
+  ASSERT_THAT(store_->AcquireResident("b"), IsOk());
+  Replace("c", LargeFile(/*rank=*/2, FileBytes()));
+  EXPECT_THAT(store_->AcquireResident("c"),
+              HasReason(ErrorReason::kAdapterCacheFull));
+  EXPECT_THAT(store_->Acquire("b"), IsOk());
+  EXPECT_EQ(store_->stats().host_evictions, 0);
+}
+
+TEST_F(AdapterTiersTest, NothingIsDroppedFromTheDeviceInVain) {
+  MakeStore(0, /*on_device=*/2);
+  for (const char* name : {"a", "b"}) ASSERT_THAT(Load(name), IsOk());
+  const AdapterHandle in_use = store_->Acquire("a").value();
+  Replace("c", LargeFile(/*rank=*/5, 0));  // once and a half as large
+  EXPECT_THAT(Load("c"), IsOk());          // to host memory
+  EXPECT_EQ(ResidencyOf("c"), Residency::kHost);
+  EXPECT_EQ(ResidencyOf("b"), Residency::kDevice);
+  EXPECT_EQ(store_->stats().device_evictions, 0);
 }
 
 TEST_F(AdapterTiersTest, APinGoesOverToTheReplacement) {

@@ -339,6 +339,41 @@ TEST_F(AutoloadTest, PollLeavesWhatWasAskedForAlone) {
   EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
 }
 
+// Between the look at all of them and that at each, what has the name now may
+// be another's.
+TEST_F(AutoloadTest, PollLeavesWhatWasReplacedMeanwhileAlone) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  ASSERT_THAT(store_->AcquireResident("b"), IsOk());
+  std::filesystem::remove(dir_.File("root/a.safetensors"));
+  Replace("b", FileOf("b", 1));
+  bool replaced = false;
+  const AdapterStore::PollReport report = store_->Poll([&] {
+    if (!replaced) {
+      replaced = true;
+      for (const char* const name : {"a", "b"}) {
+        EXPECT_THAT(
+            store_->Load(
+                {.path = "c.safetensors", .name = name, .allow_replace = true}),
+            IsOk());
+      }
+    }
+    return false;
+  });
+  EXPECT_THAT(report.unloaded, IsEmpty());
+  EXPECT_THAT(report.replaced, IsEmpty());
+  EXPECT_EQ(DigestInUse("a"), DigestOf("c"));
+  EXPECT_EQ(DigestInUse("b"), DigestOf("c"));
+}
+
+TEST_F(AutoloadTest, PollStopsWhenItIsToldTo) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  ASSERT_THAT(store_->AcquireResident("b"), IsOk());
+  for (const char* const name : {"a", "b"}) Replace(name, FileOf(name, 1));
+  int asked = 0;
+  EXPECT_THAT(store_->Poll([&asked] { return ++asked > 1; }).replaced,
+              ElementsAre("a"));
+}
+
 TEST_F(AutoloadTest, PollLeavesAPinnedAdapterWithoutAFileAlone) {
   ASSERT_THAT(store_->AcquireResident("a"), IsOk());
   ASSERT_THAT(store_->SetPinned("a", true), IsOk());

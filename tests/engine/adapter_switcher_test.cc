@@ -398,6 +398,27 @@ TEST_P(AdapterSwitcherTest, NoticesDriftOfACopy) {
   EXPECT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
 }
 
+// Before the first write there is nothing to roll back, and no memory that a
+// rollback would need has to be found.
+TEST_P(AdapterSwitcherTest, AFailureBeforeTheFirstWriteTouchesNothing) {
+  Fixture f(dtype(), mode());
+  const PreparedAdapterPtr a = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 1, .one_module_of = 1});
+  const PreparedAdapterPtr b = f.Adapter(
+      {.kind = RandomWeightsKind::kLora, .seed = 2, .one_module_of = 1});
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  // What has drifted would not survive that all is restored and merged again.
+  const at::Tensor weights = f.store->at("unet.large.weight");
+  weights.view(at::kByte).flatten()[1001].bitwise_xor_(0x10);
+  const Snapshot before = Bits(*f.store);
+  f.switcher.SetFaultForTesting(
+      [](absl::string_view phase, const std::string&) {
+        if (phase == "write") throw std::runtime_error("injected");
+      });
+  EXPECT_FALSE(f.switcher.SwitchTo({{b, 1, 1}}).ok());
+  EXPECT_EQ(Bits(*f.store), before);
+}
+
 TEST_P(AdapterSwitcherTest, TellsWhatChangesTheTextEncoder) {
   Fixture f(dtype(), mode());
   const PreparedAdapterPtr a = f.Adapter(

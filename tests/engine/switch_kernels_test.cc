@@ -180,6 +180,28 @@ struct Size {
 constexpr Size kSizes[] = {{8, 32}, {1, 1},   {1, 70},    {3, 31},
                            {9, 33}, {40, 36}, {129, 288}, {16, 5000}};
 
+// A record that memory has changed: the checksum is another, and nothing else
+// happens.
+TEST_P(SwitchKernelsTest, ALostRecordIsSeenByTheChecksum) {
+  const SwitchKernels& kernels = *GetParam();
+  for (const WeightDtype dtype : kDtypes) {
+    for (const Size& size : kSizes) {
+      if (size.rows * size.cols < 100) continue;  // may need no log
+      SwitchCase weights(dtype, size.rows, size.cols, 0.1, 1);
+      const std::vector<DeltaTerm> terms = {
+          weights.Term(DeltaTerm::Kind::kLowRank, FactorFormat::kFloat32, 4,
+                       kernels.bfloat16_format)};
+      Logs logs;
+      const std::vector<uint64_t> intact =
+          Switch(kernels, weights, {}, nullptr, terms, &logs);
+      for (TileRecord& record : logs.records) {
+        record.kind = TileRecord::Kind::kNone;
+      }
+      EXPECT_NE(Switch(kernels, weights, terms, &logs, {}, nullptr), intact);
+    }
+  }
+}
+
 // Promise 1 in the small: from the base to a set, to another, and back.
 TEST_P(SwitchKernelsTest, RestoresEveryBit) {
   const SwitchKernels& kernels = *GetParam();

@@ -15,9 +15,9 @@ python=build/deps/venv/bin/python
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 
-deploy/install.sh --cuda
+deploy/install.sh --tests --cuda
 cmake --preset release -DGRAFT_ENABLE_CUDA=ON
-cmake --build --preset release --target graftd graft graft_cuda warp_tile_test \
+cmake --build --preset release --target graftd graft warp_tile_test \
   adapter_switcher_test torch_engine_test switch_bench
 
 export GRAFT_TEST_DEVICE=$device

@@ -249,6 +249,20 @@ TEST_F(TwoTiersTest, ResidencyFollowsTheTier) {
   EXPECT_EQ(load->device().max_bytes(), DeviceBytesOfOne());
 }
 
+TEST_F(TwoTiersTest, APinBringsAnAdapterToTheDevice) {
+  ASSERT_TRUE(Load("a", false, 0).ok());
+  ASSERT_TRUE(Load("b", false, 1).ok());
+  ASSERT_EQ(Get("a").residency(), v1::Adapter::RESIDENCY_HOST);
+  const auto pinned = Update("a", true, {"pinned"});
+  ASSERT_TRUE(pinned.ok()) << pinned.status();
+  EXPECT_EQ(pinned->residency(), v1::Adapter::RESIDENCY_DEVICE);
+  EXPECT_TRUE(pinned->pinned());
+  // And the next one finds no room.
+  EXPECT_EQ(ErrorReasonOf(Update("b", true, {"pinned"}).status()),
+            "ADAPTER_CACHE_FULL");
+  EXPECT_FALSE(Get("b").pinned());
+}
+
 TEST_F(TwoTiersTest, APinKeepsAnAdapterOnTheDevice) {
   ASSERT_TRUE(Load("a", /*pinned=*/true, 0).ok());
   ASSERT_TRUE(Load("b", false, 1).ok());

@@ -16,7 +16,8 @@
 namespace graft {
 namespace {
 
-// Makes one small picture with `adapter`; what the server says of it at the end.
+// Makes one small picture with `adapter`; what the server says of it at the
+// end.
 grpc::Status Generate(InProcessDaemon& daemon, const std::string& adapter,
                       v1::Finished* finished = nullptr,
                       const std::string& request_id = "") {

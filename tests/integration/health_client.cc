@@ -10,6 +10,9 @@
 namespace graft {
 namespace {
 
+constexpr char kReflection[] =
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+
 grpc::ByteBuffer ToBuffer(const std::string& bytes) {
   const grpc::Slice slice(bytes);
   return grpc::ByteBuffer(&slice, 1);
@@ -67,12 +70,47 @@ Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel,
   return static_cast<Health>(response[1]);
 }
 
+struct OpenReflectionStreams::Stream {
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call;
+  grpc::ByteBuffer response;
+};
+
+OpenReflectionStreams::OpenReflectionStreams(
+    const std::shared_ptr<grpc::Channel>& channel, int count) {
+  grpc::GenericStub stub(channel);
+  void* tag = nullptr;
+  bool ok = false;
+  for (int i = 0; i < count; ++i) {
+    Stream& stream = *streams_.emplace_back(std::make_unique<Stream>());
+    stream.call = stub.PrepareCall(&stream.context, kReflection, &queue_);
+    stream.call->StartCall(nullptr);
+    queue_.Next(&tag, &ok);
+    stream.call->Write(ToBuffer(StringField(7, "")), nullptr);
+    queue_.Next(&tag, &ok);
+    stream.call->Read(&stream.response, nullptr);
+    queue_.Next(&tag, &ok);
+  }
+}
+
+OpenReflectionStreams::~OpenReflectionStreams() {
+  void* tag = nullptr;
+  bool ok = false;
+  for (const auto& stream : streams_) {
+    stream->context.TryCancel();
+    grpc::Status status;
+    stream->call->Finish(&status, nullptr);
+    queue_.Next(&tag, &ok);
+  }
+  queue_.Shutdown();
+  while (queue_.Next(&tag, &ok)) continue;
+}
+
 bool HasReflection(const std::shared_ptr<grpc::Channel>& channel) {
   std::string response;
   // ServerReflectionRequest.list_services; a stream of one request.
-  const grpc::Status status = Call(
-      channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-      StringField(7, ""), response);
+  const grpc::Status status =
+      Call(channel, kReflection, StringField(7, ""), response);
   return status.ok() &&
          response.find("graft.v1.GenerationService") != std::string::npos;
 }

@@ -4,6 +4,8 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -32,6 +34,13 @@ using testing::HasSubstr;
 const char* const kServices[] = {"", "graft.v1.GenerationService",
                                  "graft.v1.AdapterService",
                                  "graft.v1.AdminService"};
+
+// Of this process.
+size_t CountThreads() {
+  using Iterator = std::filesystem::directory_iterator;
+  return static_cast<size_t>(
+      std::distance(Iterator("/proc/self/task"), Iterator()));
+}
 
 grpc::Status GetServerInfo(const std::shared_ptr<grpc::Channel>& channel) {
   v1::ServerInfo info;
@@ -116,10 +125,64 @@ TEST(LifecycleTest, ReflectionIsOn) {
   EXPECT_TRUE(HasReflection(daemon.NewChannel()));
 }
 
+// Reflection is gRPC's own, waits in a thread for each open stream, and asks
+// for no token.
+TEST(LifecycleTest, ReflectionStreamsDoNotTakeAThreadEach) {
+  InProcessDaemon daemon;
+  const auto channel = daemon.NewChannel();
+  ASSERT_TRUE(HasReflection(channel));
+  const size_t before = CountThreads();
+  OpenReflectionStreams streams(channel, 64);
+  EXPECT_LT(CountThreads(), before + 20);
+  EXPECT_EQ(GetServerInfo(channel).error_code(), grpc::StatusCode::OK);
+}
+
 TEST(LifecycleTest, UnknownMethodIsUnimplemented) {
   InProcessDaemon daemon;
   EXPECT_EQ(CallUnknownMethod(daemon.NewChannel()).error_code(),
             grpc::StatusCode::UNIMPLEMENTED);
+}
+
+// A client that reads slowly gets all of its images, though the server ends
+// meanwhile and has no other work.
+TEST(LifecycleTest, ImagesAreReadToTheirEndBeforeTheServerEnds) {
+  InProcessDaemon daemon([](DaemonOptions& options) {
+    options.transport.last_words = absl::ZeroDuration();
+  });
+  const auto channel = daemon.NewChannel();
+  const auto stub = v1::GenerationService::NewStub(channel);
+  v1::GenerateImageRequest request;
+  request.set_width(2048);
+  request.set_height(2048);
+  request.set_steps(1);
+  request.set_count(8);
+  grpc::ClientContext context;
+  const auto reader = stub->GenerateImage(&context, request);
+  v1::GenerateImageResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  // Until all is drawn and encoded: more than gRPC holds for the client.
+  grpc::ClientContext drain_context;
+  const auto drain = v1::AdminService::NewStub(channel)->Drain(
+      &drain_context, v1::DrainRequest());
+  v1::DrainResponse left;
+  while (drain->Read(&left)) continue;
+  ASSERT_TRUE(drain->Finish().ok());
+  absl::Notification stopped;
+  std::thread stop([&] {
+    daemon.Stop();
+    stopped.Notify();
+  });
+  EXPECT_FALSE(stopped.WaitForNotificationWithTimeout(absl::Milliseconds(300)));
+  int64_t bytes = 0;
+  bool finished = false;
+  while (reader->Read(&response)) {
+    bytes += static_cast<int64_t>(response.image().data().size());
+    finished = response.has_finished();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(finished);
+  EXPECT_GT(bytes, 1 << 20);
+  stop.join();
 }
 
 // Fault 23: what was accepted finishes, what comes later is refused.

@@ -4,11 +4,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "client/graft_client.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -186,6 +189,45 @@ TEST_F(MetricsTest, NamesOfAdaptersInLabelsAreBounded) {
   EXPECT_THAT(text, Not(HasSubstr("adapter=\"a1000\"")));
   EXPECT_THAT(
       text, HasSubstr("graft_adapter_requests_total{adapter=\"_other\"} 2\n"));
+}
+
+// The same for those that are in memory: with --autoload, clients choose them.
+TEST_F(MetricsTest, NamesOfLoadedAndMergedAdaptersAreBounded) {
+  daemon_.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  constexpr auto kNames = static_cast<int>(DaemonMetrics::kMaxAdapterNames);
+  v1::LoadAdapterRequest load;
+  load.set_path("ink.safetensors");
+  for (int i = 0; i < kNames + 2; ++i) {
+    load.set_name(absl::StrFormat("a%04d", i));  // sorted by number
+    ASSERT_TRUE(client_.LoadAdapter(load).ok());
+  }
+  const std::string labels = "level=\"device\",pinned=\"false\"}";
+  EXPECT_THAT(Metrics(), HasSubstr("graft_adapter_loaded{adapter=\"a0999\"," +
+                                   labels + " 1\n"));
+  v1::GenerateImageRequest request;
+  request.set_steps(1);
+  request.add_adapters()->set_name(load.name());
+  const auto ignore = [](const v1::GenerateImageResponse&) {};
+  ASSERT_TRUE(client_.Generate(request, ignore).ok());
+  const std::string metrics = Metrics();
+  EXPECT_THAT(metrics, HasSubstr("graft_adapter_merged{adapter=\"_other\"} "
+                                 "1\n"));
+  EXPECT_THAT(metrics, HasSubstr("graft_adapter_loaded{adapter=\"_other\"," +
+                                 labels + " 2\n"));
+  EXPECT_THAT(metrics, Not(HasSubstr("adapter=\"a1")));
+}
+
+// Its series are any number, too: Prometheus is told to leave them out.
+TEST_F(MetricsTest, ScrapeConfigDropsWhatIsForRouters) {
+  const std::string name = "graft_lora_requests_info";
+  EXPECT_THAT(Metrics(), HasSubstr("\n" + name + "{"));
+  std::ifstream file(GRAFT_MONITORING_DIR "/prometheus.yaml");
+  const std::string config(std::istreambuf_iterator<char>(file), {});
+  EXPECT_THAT(config, HasSubstr("      - source_labels: [__name__]\n"
+                                "        regex: " +
+                                name +
+                                "\n"
+                                "        action: drop\n"));
 }
 
 TEST_F(MetricsTest, TellsDamageOfTheBase) {

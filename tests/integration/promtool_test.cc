@@ -69,6 +69,10 @@ TEST_F(PromtoolTest, SeesWhatIsWrongWithMetrics) {
   EXPECT_NE(Promtool("check metrics < \"" + file + "\" 2> /dev/null"), 0);
 }
 
+TEST_F(PromtoolTest, AcceptsTheScrapeConfig) {
+  EXPECT_EQ(Promtool("check config " + Monitoring("prometheus.yaml")), 0);
+}
+
 TEST_F(PromtoolTest, AcceptsTheAlertRules) {
   EXPECT_EQ(Promtool("check rules " + Monitoring("graft-alerts.yaml")), 0);
 }

@@ -4,24 +4,32 @@
 #include <grpcpp/client_context.h>
 #include <sys/file.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/client_status.h"
 #include "client/graft_client.h"
 #include "gmock/gmock.h"
 #include "graft/v1/adapter.grpc.pb.h"
 #include "gtest/gtest.h"
+#include "server/adapters/adapter_source.h"
+#include "server/adapters/adapter_store.h"
 #include "server/adapters/open_beneath.h"
 #include "server/common/error.h"
 #include "server/common/sha256.h"
+#include "server/rpc/adapter_upload.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/adapter_file_builder.h"
+#include "tests/testing/fake_engine.h"
+#include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 
 namespace graft {
@@ -55,9 +63,15 @@ class UploadTest : public testing::Test {
 
   // Sends these messages.
   grpc::Status Send(const std::vector<v1::UploadAdapterRequest>& messages) {
-    grpc::ClientContext context;
     response_.Clear();
-    const auto writer = stub_->UploadAdapter(&context, &response_);
+    return Send(*stub_, messages, response_);
+  }
+  static grpc::Status Send(
+      v1::AdapterService::Stub& stub,
+      const std::vector<v1::UploadAdapterRequest>& messages,
+      v1::LoadAdapterResponse& response) {
+    grpc::ClientContext context;
+    const auto writer = stub.UploadAdapter(&context, &response);
     for (const v1::UploadAdapterRequest& message : messages) {
       if (!writer->Write(message)) break;
     }
@@ -247,6 +261,151 @@ TEST_F(UploadTest, ClientSendsWholeFiles) {
   EXPECT_EQ(response->adapter().max_rank(), 100'000);
   EXPECT_EQ(client.UploadAdapter(header, dir.File("nothing")).status().code(),
             absl::StatusCode::kNotFound);
+}
+
+// What another process does that cannot lock the directory, or does not try.
+TEST_F(UploadTest, WhatOthersHavePutThereIsNotTakenBack) {
+  const std::string bytes = TinyLoraFile();
+  v1::UploadAdapterRequest header = HeaderOf(bytes);
+  header.mutable_header()->set_allow_replace(true);
+  daemon_.engine().Fail(FakeEngine::Call::kPrepare,
+                        Error(ErrorReason::kGpuOutOfMemory, "full"));
+  daemon_.engine().OnCall(FakeEngine::Call::kPrepare, [this] {
+    std::filesystem::rename(daemon_.adapter_dir().Write("new", "theirs"),
+                            daemon_.adapter_dir().File("ink.safetensors"));
+  });
+  EXPECT_EQ(ReasonOf(Send({header, Data(bytes)})), "GPU_OUT_OF_MEMORY");
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+  EXPECT_EQ(ReadFile("ink.safetensors"), "theirs");
+  // The same for an upload that replaces a file.
+  daemon_.adapter_dir().Write("ink.safetensors", "former");
+  EXPECT_EQ(ReasonOf(Send({header, Data(bytes)})), "GPU_OUT_OF_MEMORY");
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+  EXPECT_EQ(ReadFile("ink.safetensors"), "theirs");
+}
+
+TEST_F(UploadTest, TheDirectoryIsLockedUntilTheFileIsLoaded) {
+  const FileDescriptor directory(open(daemon_.adapter_dir().path().c_str(),
+                                      O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto lock = [&directory] {
+    return flock(directory.get(), LOCK_EX | LOCK_NB) == 0;
+  };
+  const std::string bytes = TinyLoraFile();
+  daemon_.engine().Block(FakeEngine::Call::kPrepare);
+  std::thread upload([&] {
+    EXPECT_TRUE(Send({HeaderOf(bytes), Data(bytes)}).ok());
+  });
+  EXPECT_TRUE(daemon_.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  EXPECT_FALSE(lock());
+  daemon_.engine().Unblock(FakeEngine::Call::kPrepare);
+  upload.join();
+  EXPECT_TRUE(lock());
+}
+
+// Of two daemons, and of several calls of each: all replace the same file, and
+// each finds its own when it loads it.
+TEST_F(UploadTest, UploadsThatReplaceOneAnotherTakeTurns) {
+  InProcessDaemon other([this](DaemonOptions& options) {
+    options.adapter_dir = daemon_.adapter_dir().path();
+  });
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      const auto stub = v1::AdapterService::NewStub(
+          (i % 2 == 0 ? daemon_ : other).NewChannel());
+      for (int j = 0; j < 25; ++j) {
+        const std::string bytes = TinyLoraFile(1 + 25 * i + j);
+        v1::UploadAdapterRequest header = HeaderOf(bytes);
+        header.mutable_header()->set_allow_replace(true);
+        v1::LoadAdapterResponse response;
+        const grpc::Status status =
+            Send(*stub, {header, Data(bytes)}, response);
+        EXPECT_TRUE(status.ok()) << status.error_message();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
+}
+
+// A process that was stopped keeps its lock for as long as it likes.
+TEST(AdapterUploadTest, GoesOnWithoutALockThatDoesNotCome) {
+  const TempDir dir;
+  const FakeEngine engine;
+  const AdapterSource source({.directory = dir.path()});
+  const auto store = AdapterStore::Create(&source, &engine).value();
+  const FileDescriptor stopped(
+      open(dir.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(stopped.get(), LOCK_EX), 0);
+  const std::string bytes = TinyLoraFile();
+  v1::UploadAdapterHeader header;
+  header.set_name("ink");
+  header.set_sha256(Sha256Hex(bytes.data(), bytes.size()));
+  header.set_size_bytes(bytes.size());
+  auto upload = AdapterUpload::Begin(
+      dir.path(), static_cast<int64_t>(bytes.size()), header);
+  ASSERT_THAT(upload, IsOk());
+  ASSERT_THAT((*upload)->Append(bytes), IsOk());
+  EXPECT_THAT((*upload)->Commit(*store, absl::ZeroDuration()), IsOk());
+}
+
+class OneLoaderTest : public UploadTest {
+ protected:
+  OneLoaderTest()
+      : UploadTest([](DaemonOptions& options) { options.loader_threads = 1; }) {
+  }
+};
+
+// Loads that take long: they keep out neither other loads nor the bytes of
+// other uploads.
+TEST_F(OneLoaderTest, CommitsKeepNoLoaderBusy) {
+  daemon_.adapter_dir().Write("pen.safetensors", TinyLoraFile(1));
+  daemon_.engine().Block(FakeEngine::Call::kPrepare);
+  const auto upload = [this](const std::string& name, int variant) {
+    const std::string bytes = TinyLoraFile(variant);
+    v1::UploadAdapterRequest header = HeaderOf(bytes);
+    header.mutable_header()->set_name(name);
+    const auto stub = v1::AdapterService::NewStub(daemon_.NewChannel());
+    v1::LoadAdapterResponse response;
+    EXPECT_TRUE(Send(*stub, {header, Data(bytes)}, response).ok());
+  };
+  std::thread first([&] { upload("first", 2); });
+  EXPECT_TRUE(daemon_.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  std::thread second([&] { upload("second", 3); });
+  GraftClient client(
+      {.server = daemon_.address(), .timeout = absl::Seconds(30)});
+  v1::LoadAdapterRequest check;
+  check.set_path("pen.safetensors");
+  check.set_validate_only(true);
+  EXPECT_THAT(client.LoadAdapter(check), IsOk());
+  // And one more of what is not complete: its error comes with its first bytes.
+  const std::string bytes = TinyLoraFile();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::seconds(30));
+  const auto writer = stub_->UploadAdapter(&context, &response_);
+  writer->Write(HeaderOf(bytes));
+  writer->Write(Data(bytes + "x"));
+  EXPECT_EQ(ReasonOf(writer->Finish()), "ADAPTER_CORRUPT");
+  daemon_.engine().Unblock(FakeEngine::Call::kPrepare);
+  first.join();
+  second.join();
+}
+
+// What is complete is an accepted load.
+TEST_F(UploadTest, DaemonStopsWhileAnUploadIsLoaded) {
+  daemon_.engine().Block(FakeEngine::Call::kPrepare);
+  const std::string bytes = TinyLoraFile();
+  std::thread client([&] {
+    const grpc::Status status = Send({HeaderOf(bytes), Data(bytes)});
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  });
+  EXPECT_TRUE(daemon_.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  daemon_.daemon().RequestStop();
+  daemon_.engine().Unblock(FakeEngine::Call::kPrepare);
+  daemon_.Stop();
+  client.join();
+  EXPECT_THAT(Files(), ElementsAre("ink.safetensors"));
 }
 
 class FullHostTest : public UploadTest {

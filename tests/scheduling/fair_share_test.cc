@@ -116,6 +116,22 @@ TEST(FairShareTest, ServiceOutsideOfTheRoundCostsLaterTurns) {
               10 * kQuantum);
 }
 
+// However long the others had the device for themselves.
+TEST(FairShareTest, WhoComesLaterOrAgainHasNoClaim) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Charge("a", 1000 * kQuantum);
+  const std::vector<TenantHead> heads = {{"a", 10 * kQuantum},
+                                         {"b", 10 * kQuantum}};
+  for (int i = 0; i < 3; ++i) {
+    shares.Enter("b");
+    const auto work = ServeBacklogged(shares, heads, 20);
+    EXPECT_NEAR(static_cast<double>(work.at("a")),
+                static_cast<double>(work.at("b")), 10 * kQuantum);
+    shares.Leave("b");
+  }
+}
+
 TEST(FairShareTest, ATenantThatLeavesIsForgotten) {
   FairShare shares;
   shares.Enter("a");

@@ -100,6 +100,58 @@ TEST(RequestLedgerTest, RemembersWhoWasPassedOver) {
   EXPECT_GT(joined, 0);
 }
 
+// The same set is no reason to be overlooked: urgent ones that join take the
+// places of a batch that the job could be in.
+TEST(RequestLedgerTest, AStreamOfUrgentRequestsWithItsSetDoesNotStarveAJob) {
+  RequestLedger ledger(2);
+  int64_t id = 0;
+  ledger.Add(Request(++id, "a", 3));
+  ledger.Add(Request(++id, "a", 5));
+  MakeStep(ledger);
+  RequestView job = Request(++id, "a", 50);
+  const int64_t job_id = id;
+  job.priority = Priority::kBatch;
+  ledger.Add(job);
+  for (int joined = 0;; ++joined) {
+    ASSERT_LE(joined, kMaxOvertaken + 1);
+    ledger.Add(Request(++id, "a", 4));
+    while (ledger.waiting() == 2) MakeStep(ledger);
+    const RequestView& first = ledger.state().requests.front();
+    if (first.id == job_id && first.started) break;
+    for (const RequestView& request : ledger.state().requests) {
+      if (request.id == job_id && request.started) return;
+    }
+  }
+}
+
+// What a tenant had while nobody else wanted it is no debt to who comes later.
+TEST(RequestLedgerTest, ATenantThatWasAloneIsNotShutOut) {
+  RequestLedger ledger(2);
+  int64_t id = 0;
+  const auto fill = [&](const std::string& tenant) {
+    ++id;
+    ledger.Add(Request(id, "a", 3 + static_cast<int>(id % 3), tenant));
+  };
+  for (int i = 0; i < 2000; ++i) {
+    if (ledger.waiting() == 0) fill("old");
+    MakeStep(ledger);
+  }
+  std::map<std::string, std::set<int64_t>> served;
+  for (int i = 0; i < 10; ++i) {
+    fill("old");
+    fill("new");
+  }
+  for (int i = 0; i < 20; ++i) {
+    for (const int64_t member : MakeStep(ledger)) {
+      for (const RequestView& request : ledger.state().requests) {
+        if (request.id == member) served[request.tenant].insert(member);
+      }
+    }
+  }
+  EXPECT_GE(served["old"].size(), 4u);
+  EXPECT_GE(served["new"].size(), 4u);
+}
+
 // A stream of urgent requests slows the job down, and does not starve it.
 TEST(RequestLedgerTest, WhoYieldedEightTimesGetsEightSteps) {
   RequestLedger ledger(1);

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
@@ -166,6 +167,21 @@ TEST_F(RequestSchedulerDriftTest, VerifyingRunsBetweenTwoSteps) {
   EXPECT_THAT(resident, IsEmpty());
   EXPECT_THAT(running.observer->Wait(), IsOk());
   EXPECT_EQ(running.observer->images(), expected);
+}
+
+TEST_F(RequestSchedulerDriftTest, OneComparisonServesAllThatWait) {
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task());
+  absl::BlockingCounter told(3);
+  for (int i = 0; i < 3; ++i) {
+    scheduler_->VerifyBaseWeights(/*repair=*/false, [&](const auto& report) {
+      EXPECT_THAT(report, IsOk());
+      told.DecrementCount();
+    });
+  }
+  engine_.Unblock(Call::kStep);
+  told.Wait();
+  EXPECT_EQ(engine_.calls(Call::kVerify), 1);
+  EXPECT_THAT(running.observer->Wait(), IsOk());
 }
 
 TEST_F(RequestSchedulerDriftTest, ADifferenceThatIsFoundEndsWhatRuns) {

@@ -252,6 +252,23 @@ TEST_F(RequestSchedulerOrderTest, AFullQueueTellsWhenToComeBack) {
   ReleaseDevice();
 }
 
+TEST_F(RequestSchedulerOrderTest, EachTenantHasAPlaceOfItsOwn) {
+  Start({.max_queued_requests = 2});
+  HoldDevice();
+  const auto submit = [this](const std::string& tenant) {
+    std::unique_ptr<GenerationTask> task = TaskOf(1, 5);
+    task->tenant = tenant;
+    return Submit(std::move(task)).accepted;
+  };
+  EXPECT_THAT(submit("flood"), IsOk());
+  EXPECT_THAT(submit("flood"), IsOk());
+  EXPECT_THAT(submit("flood"), HasReason(ErrorReason::kQueueFull));
+  EXPECT_THAT(submit("other"), IsOk());
+  EXPECT_THAT(submit("other"), HasReason(ErrorReason::kQueueFull));
+  EXPECT_THAT(submit("third"), IsOk());
+  ReleaseDevice();
+}
+
 TEST_F(RequestSchedulerOrderTest, TheQueueIsBoundedInWork) {
   Start({.max_queued_work = 10 * 16 * 8});
   HoldDevice();

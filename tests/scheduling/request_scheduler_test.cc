@@ -123,6 +123,16 @@ TEST_F(RequestSchedulerTest, EndsTheRequestWhosePreviewFails) {
   EXPECT_THAT(request.observer->Wait(), StatusIs(absl::StatusCode::kInternal));
 }
 
+TEST_F(RequestSchedulerTest, APreviewThatFailsEndsTheOtherImagesToo) {
+  engine_.Fail(Call::kPreview, absl::InternalError("injected"));
+  std::unique_ptr<GenerationTask> task = Task();
+  task->preview_interval = 1;
+  task->count = 4;
+  const Submitted request = Submit(std::move(task));
+  EXPECT_THAT(request.observer->Wait(), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_EQ(engine_.calls(Call::kPreview), 1);
+}
+
 TEST_F(RequestSchedulerTest, EachRequestRunsWithItsOwnAdaptersOnly) {
   const std::string sha256 = Load("ink");
   const Submitted with = Submit(TaskWith("ink", 0.5));

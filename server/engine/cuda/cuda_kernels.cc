@@ -17,6 +17,7 @@ struct Library {
   std::string problem;
   decltype(&GraftCudaSwitch) run_switch = nullptr;
   decltype(&GraftCudaSumTerms) sum_terms = nullptr;
+  decltype(&GraftCudaCheck) check = nullptr;
   decltype(&GraftCudaDeviceName) device_name = nullptr;
   decltype(&GraftCudaMemory) memory = nullptr;
   decltype(&GraftCudaErrorString) error_string = nullptr;
@@ -43,6 +44,7 @@ Library Open() {
   }
   Find(handle, "GraftCudaSwitch", library.run_switch, library.problem);
   Find(handle, "GraftCudaSumTerms", library.sum_terms, library.problem);
+  Find(handle, "GraftCudaCheck", library.check, library.problem);
   Find(handle, "GraftCudaDeviceName", library.device_name, library.problem);
   Find(handle, "GraftCudaMemory", library.memory, library.problem);
   Find(handle, "GraftCudaErrorString", library.error_string, library.problem);
@@ -66,6 +68,14 @@ void Check(int error) {
 }  // namespace
 
 const std::string& CudaKernelsProblem() { return TheLibrary().problem; }
+
+std::string CudaDeviceProblem(int device) {
+  const int error = TheLibrary().check(device);
+  if (error == 0) return "";
+  return absl::StrCat("it cannot run graftd's kernels (",
+                      TheLibrary().error_string(error),
+                      "); they need compute capability 8.0 or later");
+}
 
 void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,
                   WeightDtype dtype) {

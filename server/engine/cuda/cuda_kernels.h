@@ -18,6 +18,10 @@ namespace graft {
 // without nvcc has none).
 const std::string& CudaKernelsProblem();
 
+// Why the device with this number cannot run the functions below; empty if it
+// can. Does not throw.
+std::string CudaDeviceProblem(int device);
+
 // Switches the pending tiles of `launch` whose parameters have `dtype`, in the
 // device's memory.
 void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,

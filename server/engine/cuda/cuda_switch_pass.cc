@@ -4,10 +4,12 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "server/common/log.h"
 #include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/torch_status.h"
 
@@ -105,10 +107,17 @@ absl::Status CudaSwitchPass::ResetLog(
         static_cast<uint64_t>(parameter.grid->rows() * parameter.grid->cols());
     bytes += elements * WeightDtypeSize(parameter.dtype) / kWeightsPerLog;
   }
+  uint64_t table_bytes = 0;
+  for (const ParameterSwitch& parameter : parameters) {
+    table_bytes += sizeof(SwitchParameter) +
+                   sizeof(DeltaTerm) * (parameter.from.terms.size() +
+                                        parameter.to.terms.size());
+  }
   return CatchTorchErrors([&]() -> absl::Status {
     const c10::InferenceMode inference;
     logs_[log].used = 0;
     Grow(logs_[log].memory, RoundUpToLine(bytes), /*on_host=*/false);
+    ReserveTables(table_bytes, FirstTiles(parameters).back());
     return absl::OkStatus();
   });
 }
@@ -172,16 +181,25 @@ CudaSwitchPass::Tables CudaSwitchPass::MakeTables(const SwitchWork& work) {
   return tables;
 }
 
+void CudaSwitchPass::ReserveTables(uint64_t bytes, uint64_t num_tiles) {
+  bytes += sizeof(SwitchSummary);
+  Grow(host_tables_, bytes, /*on_host=*/true);
+  Grow(tables_, bytes, /*on_host=*/false);
+  Grow(host_states_, num_tiles, /*on_host=*/true);
+  Grow(states_, num_tiles, /*on_host=*/false);
+}
+
 SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
                                     const SwitchSummary& summary) {
   const uint64_t terms_at = sizeof(SwitchSummary) + BytesOf(tables.parameters);
   const uint64_t bytes = terms_at + BytesOf(tables.terms);
-  uint8_t* const host = Grow(host_tables_, bytes, /*on_host=*/true);
+  ReserveTables(bytes - sizeof(SwitchSummary), tables.num_tiles);
+  auto* const host = static_cast<uint8_t*>(host_tables_.data_ptr());
   std::memcpy(host, &summary, sizeof(summary));
   std::memcpy(host + sizeof(SwitchSummary), tables.parameters.data(),
               BytesOf(tables.parameters));
   std::memcpy(host + terms_at, tables.terms.data(), BytesOf(tables.terms));
-  uint8_t* const device = Grow(tables_, bytes, /*on_host=*/false);
+  auto* const device = static_cast<uint8_t*>(tables_.data_ptr());
   const auto size = static_cast<int64_t>(bytes);
   tables_.narrow(0, 0, size)
       .copy_(host_tables_.narrow(0, 0, size),
@@ -194,16 +212,15 @@ SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
   launch.num_parameters = static_cast<uint32_t>(tables.parameters.size());
   launch.terms = reinterpret_cast<const DeltaTerm*>(device + terms_at);
   launch.num_tiles = tables.num_tiles;
-  launch.states = reinterpret_cast<TileState*>(
-      Grow(states_, tables.num_tiles, /*on_host=*/false));
+  launch.states = static_cast<TileState*>(states_.data_ptr());
   if (tables.states.empty()) {
     static_assert(static_cast<int>(TileState::kPending) == 0);
     states_.zero_();
   } else {
     const auto count = static_cast<int64_t>(tables.num_tiles);
-    const at::Tensor states = at::empty({count}, at::kByte);
-    std::memcpy(states.data_ptr(), tables.states.data(), tables.num_tiles);
-    states_.narrow(0, 0, count).copy_(states);
+    std::memcpy(host_states_.data_ptr(), tables.states.data(),
+                tables.num_tiles);
+    states_.narrow(0, 0, count).copy_(host_states_.narrow(0, 0, count));
   }
   return launch;
 }
@@ -247,11 +264,19 @@ SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
   }
 }
 
-std::vector<TileState> CudaSwitchPass::ReadStates(uint64_t num_tiles) const {
-  const at::Tensor host =
-      states_.narrow(0, 0, static_cast<int64_t>(num_tiles)).to(at::kCPU);
+std::vector<TileState> CudaSwitchPass::ReadStates(uint64_t num_tiles) {
+  const auto count = static_cast<int64_t>(num_tiles);
+  const absl::Status status = CatchTorchErrors([&]() -> absl::Status {
+    host_states_.narrow(0, 0, count).copy_(states_.narrow(0, 0, count));
+    return absl::OkStatus();
+  });
+  if (!status.ok()) {
+    GRAFT_LOG(kError, "the device does not tell what it has written, giving up",
+              {{"error", std::string(status.message())}});
+    std::abort();
+  }
   std::vector<TileState> states(num_tiles);
-  std::memcpy(states.data(), host.const_data_ptr(), num_tiles);
+  std::memcpy(states.data(), host_states_.const_data_ptr(), num_tiles);
   return states;
 }
 
@@ -278,8 +303,7 @@ absl::Status CudaSwitchPass::Run(SwitchWork& work) {
     work.done.assign(tables.num_tiles, 1);
     return absl::OkStatus();
   }
-  failure.Update(CatchTorchErrors(
-      [&] { return Judge(ReadStates(tables.num_tiles), work); }));
+  failure.Update(Judge(ReadStates(tables.num_tiles), work));
   return failure;
 }
 

@@ -58,7 +58,12 @@ class CudaSwitchPass : public SwitchPass {
   // Launches until every log has a place.
   SwitchSummary LaunchAll(SwitchLaunch launch, const Tables& tables,
                           const Log& old_log, Log& new_log);
-  std::vector<TileState> ReadStates(uint64_t num_tiles) const;
+  // What became of the tiles. Without it nobody could tell how to get the
+  // weights back: ends the process if the device does not say.
+  std::vector<TileState> ReadStates(uint64_t num_tiles);
+  // Sees to it that Upload allocates nothing for tables of that many bytes
+  // behind the summary, and that many tiles.
+  void ReserveTables(uint64_t bytes, uint64_t num_tiles);
 
   const at::Device device_;
   Log logs_[2];
@@ -66,6 +71,7 @@ class CudaSwitchPass : public SwitchPass {
   // device.
   at::Tensor host_tables_;
   at::Tensor tables_;
+  at::Tensor host_states_;
   at::Tensor states_;
 };
 

@@ -300,6 +300,14 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
   return cudaGetLastError();
 }
 
+int GraftCudaCheck(int device) {
+  const graft::DeviceGuard guard(device);
+  if (guard.error() != cudaSuccess) return guard.error();
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes,
+                               graft::SwitchKernel<graft::HardwareFloat16>);
+}
+
 int GraftCudaDeviceName(int device, char* name, int size) {
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, device);

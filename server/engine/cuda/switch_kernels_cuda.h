@@ -24,6 +24,10 @@ int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
 int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
                       uint32_t count, int64_t rows, int64_t cols, float* delta);
 
+// Whether the device can run the kernels at all: it may be of a generation that
+// they were not compiled for.
+int GraftCudaCheck(int device);
+
 // Writes the device's name, as the driver tells it, to `name`, at most `size`
 // bytes with a terminating zero.
 int GraftCudaDeviceName(int device, char* name, int size);

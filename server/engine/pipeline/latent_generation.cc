@@ -63,7 +63,7 @@ namespace {
 // What the U-Net says of each row, float32.
 at::Tensor RunUnet(const Unet2dCondition& unet, const at::Tensor& latents,
                    const std::vector<double>& timesteps, const at::Tensor& text,
-                   BatchThreads* threads) {
+                   ComputePool* threads) {
   const auto rows = static_cast<int64_t>(timesteps.size());
   if (threads == nullptr || rows < threads->threads()) {
     return unet.Forward(latents, timesteps, text).to(at::kFloat);
@@ -85,7 +85,7 @@ at::Tensor RunUnet(const Unet2dCondition& unet, const at::Tensor& latents,
 
 absl::Status DenoiseStep(const Unet2dCondition& unet,
                          absl::Span<LatentGeneration* const> batch,
-                         BatchThreads* threads) {
+                         ComputePool* threads) {
   std::vector<at::Tensor> inputs, texts;
   std::vector<double> timesteps;
   for (const LatentGeneration* const generation : batch) {

@@ -10,10 +10,10 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "server/engine/compute_pool.h"
 #include "server/engine/engine.h"
 #include "server/engine/generation_params.h"
 #include "server/engine/models/unet_2d_condition.h"
-#include "server/engine/pipeline/batch_threads.h"
 #include "server/engine/pipeline/sampler.h"
 
 namespace graft {
@@ -84,7 +84,7 @@ class LatentGeneration : public Generation {
 // an Advance; the others have done their step. After an exception none has.
 absl::Status DenoiseStep(const Unet2dCondition& unet,
                          absl::Span<LatentGeneration* const> batch,
-                         BatchThreads* threads);
+                         ComputePool* threads);
 
 }  // namespace graft
 

@@ -10,7 +10,8 @@ absl::Status CheckSteps(int steps, int64_t num_train_timesteps) {
   return InvalidField(
       "steps",
       absl::StrCat(steps, " is not between 1 and ", num_train_timesteps,
-                   ", the number of steps the model was trained on"));
+                   ", the most steps that this sampler can divide the model's "
+                   "schedule into"));
 }
 
 Samplers MakeSamplers(const std::string& path) {

@@ -116,8 +116,12 @@ class DpmFactory : public SamplerFactory {
       : config_(std::make_shared<const DpmConfig>(std::move(config))) {}
 
   absl::StatusOr<std::unique_ptr<Sampler>> Create(int steps) const override {
-    // One less: the reference needs steps + 1 timesteps.
-    GRAFT_RETURN_IF_ERROR(CheckSteps(steps, LastTimestep(*config_)));
+    // Equal timesteps would divide by zero, and where not trailing there are
+    // steps + 1 of them.
+    const bool trailing =
+        config_->schedule.config().spacing == TimestepSpacing::kTrailing;
+    GRAFT_RETURN_IF_ERROR(
+        CheckSteps(steps, LastTimestep(*config_) - (trailing ? 0 : 1)));
     return std::make_unique<DpmSampler>(config_, steps);
   }
 

@@ -291,7 +291,9 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
     });
   }
   if (!status.ok()) {
-    RollBack(std::move(work));
+    const bool written = std::any_of(work.done.begin(), work.done.end(),
+                                     [](uint8_t done) { return done != 0; });
+    if (written) RollBack(std::move(work));
     GRAFT_LOG(kError, "a switch failed and was rolled back",
               {{"error", std::string(status.message())}});
     return status;

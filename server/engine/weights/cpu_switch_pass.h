@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "server/engine/weights/compute_pool.h"
+#include "server/engine/compute_pool.h"
 #include "server/engine/weights/switch_pass.h"
 #include "server/engine/weights/undo_arena.h"
 

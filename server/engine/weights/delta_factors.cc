@@ -68,6 +68,13 @@ at::Tensor ContractCore(const at::Tensor& core, const at::Tensor& in) {
   return AsMatrix(contracted.to(at::kFloat));
 }
 
+// `bound`, or infinity if a product of that size may overflow float32.
+double BoundOfProduct(double bound) {
+  return bound < std::numeric_limits<float>::max() / 2
+             ? bound
+             : std::numeric_limits<double>::infinity();
+}
+
 }  // namespace
 
 at::Tensor FactorTensor(const AdapterFactor& factor, at::ScalarType dtype) {
@@ -79,13 +86,6 @@ absl::Status FactorsDoNotFit(const AdapterTarget& target) {
                absl::StrCat("the factors of \"", target.module,
                             "\" do not fit the base's parameter"),
                {{"module", target.module}});
-}
-
-// `bound`, or infinity if a product of that size may overflow float32.
-double BoundOfProduct(double bound) {
-  return bound < std::numeric_limits<float>::max() / 2
-             ? bound
-             : std::numeric_limits<double>::infinity();
 }
 
 // The bound is Cauchy-Schwarz's, on rows and columns.

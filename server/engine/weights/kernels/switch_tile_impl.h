@@ -108,9 +108,11 @@ template <class Bits>
 class LogReader {
  public:
   LogReader(const TileLog& log, TileScratch& scratch) : log_(log) {
+    // Whatever the log is: a record that memory has changed is found by the
+    // checksum, after the rows were read.
+    codes_ = scratch.old_codes.data();
     if (log.kind != TileRecord::Kind::kLog) return;
     UnpackCodes(log.codes, (log.num_codes + 1) / 2, scratch.old_codes.data());
-    codes_ = scratch.old_codes.data();
     NextPosition();
   }
 
@@ -249,7 +251,10 @@ class TileSwitch {
       CopyBlock(w0, kBlockCols, static_cast<Bits*>(job_.extract) + at,
                 job_.cols, extent);
     } else if (new_delta_.empty()) {
-      CopyBlock(w0, kBlockCols, live, job_.cols, extent);
+      // Else it was read from there: a checksum alone writes nothing.
+      if (subtract_ || job_.pristine != nullptr) {
+        CopyBlock(w0, kBlockCols, live, job_.cols, extent);
+      }
     } else {
       Merge(w0, col, extent, live);
     }

@@ -1,19 +1,20 @@
-#include "server/engine/pipeline/batch_threads.h"
+#include "server/engine/compute_pool.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
+#include <atomic>
 #include <exception>
 #include <latch>
 #include <memory>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 
 namespace graft {
 
-BatchThreads::BatchThreads(int threads)
-    : threads_(threads), executor_(threads) {
+ComputePool::ComputePool(int threads) : threads_(threads), executor_(threads) {
   const int all = at::get_num_threads();
   // Each thread has a setting of its own, which only it can change; the call
   // also changes what threads to come begin with. All are held until each has
@@ -36,7 +37,7 @@ BatchThreads::BatchThreads(int threads)
   at::set_num_threads(all);
 }
 
-void BatchThreads::RunOnAll(const std::function<void(int)>& f) {
+void ComputePool::RunOnAll(const std::function<void(int)>& f) {
   absl::Mutex mu;
   std::exception_ptr first;
   absl::BlockingCounter running(threads_);
@@ -54,6 +55,22 @@ void BatchThreads::RunOnAll(const std::function<void(int)>& f) {
   }
   running.Wait();
   if (first != nullptr) std::rethrow_exception(first);
+}
+
+void ComputePool::ForEach(size_t count, const std::function<void(size_t)>& f) {
+  std::atomic<size_t> next{0};
+  RunOnAll([&](int) {
+    try {
+      while (true) {
+        const size_t i = next.fetch_add(1, std::memory_order_relaxed);
+        if (i >= count) return;
+        f(i);
+      }
+    } catch (...) {
+      next = count;  // the others need not go on
+      throw;
+    }
+  });
 }
 
 }  // namespace graft

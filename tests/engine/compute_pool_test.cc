@@ -1,4 +1,4 @@
-#include "server/engine/pipeline/batch_threads.h"
+#include "server/engine/compute_pool.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -9,19 +9,20 @@
 #include <set>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace graft {
 namespace {
 
 // Whatever the machine has.
-class BatchThreadsTest : public ::testing::Test {
+class ComputePoolTest : public ::testing::Test {
  protected:
-  BatchThreadsTest() { at::set_num_threads(4); }
+  ComputePoolTest() { at::set_num_threads(4); }
 };
 
 // Else each part of a batch would wait for the others after every operation.
-TEST_F(BatchThreadsTest, EachComputesAlone) {
-  BatchThreads threads(3);
+TEST_F(ComputePoolTest, EachComputesAlone) {
+  ComputePool threads(3);
   std::atomic<int> most{0};
   std::mutex mu;
   std::set<std::thread::id> ids;
@@ -42,8 +43,25 @@ TEST_F(BatchThreadsTest, EachComputesAlone) {
   EXPECT_EQ(at::get_num_threads(), 4);
 }
 
-TEST_F(BatchThreadsTest, TheFirstErrorReachesTheCaller) {
-  BatchThreads threads(2);
+TEST_F(ComputePoolTest, CallsOncePerNumberAndComputesEachAlone) {
+  ComputePool threads(3);
+  std::vector<std::atomic<int>> calls(100);
+  std::atomic<int> shared{0};
+  threads.ForEach(calls.size(), [&](size_t i) {
+    ++calls[i];
+    if (at::get_num_threads() != 1) ++shared;
+  });
+  for (const std::atomic<int>& count : calls) EXPECT_EQ(count, 1);
+  EXPECT_EQ(shared, 0);
+  EXPECT_THROW(threads.ForEach(calls.size(),
+                               [](size_t i) {
+                                 if (i == 7) throw std::runtime_error("7");
+                               }),
+               std::runtime_error);
+}
+
+TEST_F(ComputePoolTest, TheFirstErrorReachesTheCaller) {
+  ComputePool threads(2);
   std::atomic<int> calls{0};
   EXPECT_THROW(threads.RunOnAll([&](int i) {
     ++calls;
