@@ -215,12 +215,19 @@ absl::StatusOr<v1::ServerLoad> GraftClient::GetLoad() {
 absl::StatusOr<uint32_t> GraftClient::Drain(
     const v1::DrainRequest& request,
     const std::function<void(uint32_t)>& on_left) {
+  absl::Duration timeout = options_.timeout;
+  if (request.timeout_ms() > 0) {
+    // The server's answer, when its wait is over, takes a while, too.
+    timeout = std::max(
+        timeout, absl::Milliseconds(request.timeout_ms()) + absl::Seconds(5));
+  }
   v1::DrainResponse response;
-  const absl::Status status = Call([&](grpc::ClientContext& context) {
-    const auto reader = admin_->Drain(&context, request);
-    while (reader->Read(&response)) on_left(response.requests());
-    return reader->Finish();
-  });
+  const absl::Status status =
+      CallWithin(timeout, [&](grpc::ClientContext& context) {
+        const auto reader = admin_->Drain(&context, request);
+        while (reader->Read(&response)) on_left(response.requests());
+        return reader->Finish();
+      });
   if (!status.ok()) return status;
   return response.requests();
 }
@@ -236,8 +243,13 @@ absl::StatusOr<v1::VerifyBaseWeightsResponse> GraftClient::VerifyBaseWeights(
 }
 
 absl::Status GraftClient::Call(const Attempt& attempt) {
-  const auto deadline = std::chrono::system_clock::now() +
-                        absl::ToChronoMilliseconds(options_.timeout);
+  return CallWithin(options_.timeout, attempt);
+}
+
+absl::Status GraftClient::CallWithin(absl::Duration timeout,
+                                     const Attempt& attempt) {
+  const auto deadline =
+      std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout);
   absl::Duration backoff = absl::Seconds(1);
   for (int tries_left = options_.retries;; --tries_left) {
     grpc::ClientContext context;

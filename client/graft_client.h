@@ -79,7 +79,8 @@ class GraftClient {
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
   absl::StatusOr<v1::ServerLoad> GetLoad();
   // Calls `on_left` with the number of requests that are left whenever it
-  // changes; returns the last one.
+  // changes; returns the last one. Takes as long as `request` is to wait, even
+  // if that is longer than the timeout.
   absl::StatusOr<uint32_t> Drain(const v1::DrainRequest& request,
                                  const std::function<void(uint32_t)>& on_left);
   absl::StatusOr<v1::VerifyBaseWeightsResponse> VerifyBaseWeights(
@@ -88,8 +89,9 @@ class GraftClient {
  private:
   using Attempt = std::function<grpc::Status(grpc::ClientContext&)>;
 
-  // Makes the attempt, and perhaps more.
+  // Makes the attempt, and perhaps more, within options_.timeout.
   absl::Status Call(const Attempt& attempt);
+  absl::Status CallWithin(absl::Duration timeout, const Attempt& attempt);
 
   grpc::Status UploadOnce(const v1::UploadAdapterHeader& header,
                           const std::string& path, grpc::ClientContext& context,

@@ -29,7 +29,7 @@ using Json = nlohmann::ordered_json;
 struct GenerateOptions {
   std::string prompt;
   std::string negative;
-  std::vector<std::string> adapters;  // as ParseAdapterOptions takes them
+  std::vector<v1::AdapterRef> adapters;
   std::optional<uint32_t> steps;
   std::optional<float> guidance;
   std::string sampler;
@@ -51,8 +51,20 @@ std::string CheckSeed(const std::string& text) {
              : absl::StrCat(text, " is no number from 0 to 2^64 - 1");
 }
 
-absl::StatusOr<v1::GenerateImageRequest> ToRequest(
-    const GenerateOptions& options) {
+// For CLI11: what is wrong with --out, empty if nothing.
+std::string CheckOutput(const std::string& out) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::absolute(out, error);
+  if (out.empty() || error || !path.has_filename()) {
+    return absl::StrCat("\"", out, "\" is no name of a file");
+  }
+  if (std::filesystem::is_directory(path, error)) {
+    return absl::StrCat(out, " is a folder; give the name of a file in it");
+  }
+  return "";
+}
+
+v1::GenerateImageRequest ToRequest(const GenerateOptions& options) {
   v1::GenerateImageRequest request;
   request.set_prompt(options.prompt);
   request.set_negative_prompt(options.negative);
@@ -67,10 +79,8 @@ absl::StatusOr<v1::GenerateImageRequest> ToRequest(
   if (options.guidance) request.set_guidance_scale(*options.guidance);
   uint64_t seed = 0;
   if (absl::SimpleAtoi(options.seed, &seed)) request.set_seed(seed);
-  const absl::StatusOr<std::vector<v1::AdapterRef>> adapters =
-      ParseAdapterOptions(options.adapters);
-  if (!adapters.ok()) return adapters.status();
-  request.mutable_adapters()->Assign(adapters->begin(), adapters->end());
+  request.mutable_adapters()->Assign(options.adapters.begin(),
+                                     options.adapters.end());
   return request;
 }
 
@@ -96,17 +106,13 @@ std::string PreviewName(const std::string& out, size_t count, size_t index) {
 
 // Better now than after minutes of work.
 absl::Status CheckFolder(const std::string& out) {
+  // The default's name may be a folder's, too.
+  if (const std::string problem = CheckOutput(out); !problem.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--out: ", problem));
+  }
   std::error_code error;
-  const std::filesystem::path path = std::filesystem::absolute(out, error);
-  if (out.empty() || error || !path.has_filename()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--out \"", out, "\": give the name of a file"));
-  }
-  if (std::filesystem::is_directory(path, error)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--out ", out, ": is a folder; give the name of a file in it"));
-  }
-  const std::filesystem::path folder = path.parent_path();
+  const std::filesystem::path folder =
+      std::filesystem::absolute(out, error).parent_path();
   if (std::filesystem::is_directory(folder, error)) return absl::OkStatus();
   return absl::NotFoundError(
       absl::StrCat("--out ", out, ": there is no folder ", folder.string()));
@@ -221,13 +227,16 @@ class GenerateCommand : public Command {
         ->required();
     app_->add_option("--negative", options_.negative, "What to steer away from")
         ->check(CheckUtf8);
-    app_->add_option("--adapter", options_.adapters,
-                     "A loaded adapter, with weight 1 unless given, for all "
-                     "steps or for a part of them; repeat it for several "
-                     "adapters or parts. WEIGHT is for U-Net and text encoder "
-                     "unless the latter has its own, FROM and TO are fractions "
-                     "of the steps: sketch=0.8@0-0.4 merges sketch with weight "
-                     "0.8 for the first 40 % of the steps")
+    app_->add_option_function<std::vector<std::string>>(
+            "--adapter",
+            [this](const std::vector<std::string>& texts) {
+              SetAdapters(texts);
+            },
+            "A loaded adapter, with weight 1 unless given, for all steps or "
+            "for a part of them; repeat it for several adapters or parts. "
+            "WEIGHT is for U-Net and text encoder unless the latter has its "
+            "own, FROM and TO are fractions of the steps: sketch=0.8@0-0.4 "
+            "merges sketch with weight 0.8 for the first 40 % of the steps")
         ->allow_extra_args(false)
         ->check(CheckUtf8)
         ->type_name(kAdapterOptionForm);
@@ -265,6 +274,7 @@ class GenerateCommand : public Command {
         ->capture_default_str();
     app_->add_option("--out", options_.out,
                      "Where to save; a file that is there is overwritten")
+        ->check(CheckOutput)
         ->capture_default_str()
         ->type_name("FILE.png");
     app_->add_flag("--json", options_.json, "Print the result as JSON");
@@ -273,20 +283,19 @@ class GenerateCommand : public Command {
   bool called() const override { return app_->parsed(); }
 
   absl::Status Run(GraftClient& client, const Console& console) override {
-    absl::StatusOr<v1::GenerateImageRequest> request = ToRequest(options_);
-    if (!request.ok()) return request.status();
+    v1::GenerateImageRequest request = ToRequest(options_);
     if (absl::Status status = CheckFolder(options_.out); !status.ok()) {
       return status;
     }
     if (!options_.steps) {
       absl::StatusOr<v1::ServerInfo> info = client.GetServerInfo();
       if (!info.ok()) return info.status();
-      request->set_steps(info->defaults().steps());
+      request.set_steps(info->defaults().steps());
     }
     ProgressBar bar(console, options_.count);
     absl::Status preview_status;
     const absl::StatusOr<GraftClient::Generated> generated =
-        client.Generate(*request, [&](const v1::GenerateImageResponse& event) {
+        client.Generate(request, [&](const v1::GenerateImageResponse& event) {
           bar.Show(event);
           if (event.has_preview()) {
             preview_status.Update(SavePreview(event.preview()));
@@ -294,11 +303,25 @@ class GenerateCommand : public Command {
         });
     bar.Clear();
     if (!generated.ok()) return generated.status();
-    if (!preview_status.ok()) return preview_status;
-    return Save(*generated, console);
+    // The work is done, whatever became of its previews.
+    if (absl::Status status = Save(*generated, console); !status.ok()) {
+      return status;
+    }
+    return preview_status;
   }
 
  private:
+  // Throws what CLI11's checks throw: they see one option at a time, and two of
+  // them may name the same adapter.
+  void SetAdapters(const std::vector<std::string>& texts) {
+    absl::StatusOr<std::vector<v1::AdapterRef>> adapters =
+        ParseAdapterOptions(texts);
+    if (!adapters.ok()) {
+      throw CLI::ValidationError(std::string(adapters.status().message()));
+    }
+    options_.adapters = *std::move(adapters);
+  }
+
   absl::Status SavePreview(const v1::Preview& preview) const {
     if (preview.image_index() >= options_.count) return absl::OkStatus();
     return WriteFile(

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
@@ -21,43 +22,110 @@ constexpr absl::string_view kPeftFile = "adapter_config.json";
 constexpr int kMaxDepth = 4;
 constexpr int kMaxPeftDepth = 16;  // members that are not read may be anything
 constexpr int kMaxKeys = 16384;    // inserting one compares it with the others
+constexpr int kMaxValues = 32768;
 // Each module is matched with the patterns, one after the other.
 constexpr int kMaxPatterns = 1024;
 constexpr size_t kMaxPatternBytes = 512;
 constexpr int kMaxProgramSize = 65536;
 constexpr int64_t kMaxExpressionMemory = int64_t{1} << 16;
 
+std::string InConfiguration(absl::string_view problem) {
+  return absl::StrCat("its configuration (\"", kEntry, "\" or ", kPeftFile,
+                      "): ", problem);
+}
+
 absl::Status Malformed(absl::string_view problem) {
   return Error(
       ErrorReason::kAdapterCorrupt,
-      absl::StrCat("its configuration (\"", kEntry, "\" or ", kPeftFile,
-                   "): ", problem, "; save the adapter again"));
+      absl::StrCat(InConfiguration(problem), "; save the adapter again"));
 }
 
 absl::Status Unsupported(absl::string_view problem) {
-  return Error(ErrorReason::kAdapterKindUnsupported,
-               absl::StrCat(kPeftFile, ": ", problem));
+  return Error(ErrorReason::kAdapterKindUnsupported, InConfiguration(problem));
 }
+
+// Whether a configuration stays within the bounds, before anything is built of
+// it. The parser's own filter is no help: the time that it takes grows with the
+// square of an array's length.
+class BoundsCheck final : public nlohmann::json_sax<Json> {
+ public:
+  explicit BoundsCheck(int max_depth) : max_depth_(max_depth) {}
+
+  // Where parsing was stopped.
+  const std::string& problem() const { return problem_; }
+
+  bool start_object(size_t /*elements*/) override { return Descend(); }
+  bool start_array(size_t /*elements*/) override { return Descend(); }
+  bool end_object() override { return Ascend(); }
+  bool end_array() override { return Ascend(); }
+
+  bool key(Json::string_t& /*name*/) override {
+    return ++keys_ <= kMaxKeys ||
+           Fail(absl::StrCat("more than ", kMaxKeys, " keys"));
+  }
+
+  bool null() override { return CountValue(); }
+  bool boolean(bool /*value*/) override { return CountValue(); }
+  bool number_integer(Json::number_integer_t /*value*/) override {
+    return CountValue();
+  }
+  bool number_unsigned(Json::number_unsigned_t /*value*/) override {
+    return CountValue();
+  }
+  bool number_float(Json::number_float_t /*value*/,
+                    const Json::string_t& /*literal*/) override {
+    return CountValue();
+  }
+  bool string(Json::string_t& /*value*/) override { return CountValue(); }
+  bool binary(Json::binary_t& /*value*/) override { return CountValue(); }
+
+  bool parse_error(size_t position, const std::string& /*token*/,
+                   const nlohmann::detail::exception& /*error*/) override {
+    return Fail(absl::StrCat("not a JSON object (byte ", position, ")"));
+  }
+
+ private:
+  bool Descend() {
+    if (++depth_ > max_depth_) {
+      return Fail(absl::StrCat("nested deeper than ", max_depth_));
+    }
+    return CountValue();
+  }
+
+  bool Ascend() {
+    --depth_;
+    return true;
+  }
+
+  bool CountValue() {
+    return ++values_ <= kMaxValues ||
+           Fail(absl::StrCat("more than ", kMaxValues, " values"));
+  }
+
+  bool Fail(std::string problem) {
+    problem_ = std::move(problem);
+    return false;
+  }
+
+  const int max_depth_;
+  int depth_ = 0;
+  int keys_ = 0;
+  int values_ = 0;
+  std::string problem_;
+};
 
 absl::StatusOr<Json> ParseObject(absl::string_view text, int max_depth) {
   if (text.size() > size_t{AdapterConfig::kMaxBytes}) {
     return Malformed(
         absl::StrCat("longer than ", AdapterConfig::kMaxBytes, " bytes"));
   }
-  bool too_deep = false;
-  int keys = 0;
-  const Json::parser_callback_t check_bounds =
-      [&](int depth, Json::parse_event_t event, Json&) {
-        too_deep |= depth > max_depth;
-        if (event == Json::parse_event_t::key) ++keys;
-        return !too_deep && keys <= kMaxKeys;
-      };
-  const Json json = Json::parse(text.begin(), text.end(), check_bounds,
-                                /*allow_exceptions=*/false);
-  if (keys > kMaxKeys) {
-    return Malformed(absl::StrCat("more than ", kMaxKeys, " keys"));
+  BoundsCheck bounds(max_depth);
+  if (!Json::sax_parse(text.begin(), text.end(), &bounds)) {
+    return Malformed(bounds.problem());
   }
-  if (too_deep || !json.is_object()) return Malformed("not a JSON object");
+  Json json = Json::parse(text.begin(), text.end(), /*cb=*/nullptr,
+                          /*allow_exceptions=*/false);
+  if (!json.is_object()) return Malformed("not a JSON object");
   return json;
 }
 
@@ -101,6 +169,29 @@ absl::StatusOr<bool> ToSwitch(absl::string_view name, const Json& value) {
       absl::StrCat("\"", EscapeUntrusted(name), "\" is no boolean"));
 }
 
+// Some ways to begin the factors take a part out of the base's weights and into
+// them (PiSSA, arXiv:2404.02948, and the like): what was trained belongs to the
+// rest, which is not the base that is served.
+absl::Status CheckInitialisation(const Json& value) {
+  if (value.is_null() || value.is_boolean()) return absl::OkStatus();
+  if (!value.is_string()) {
+    return Malformed("\"init_lora_weights\" is neither a boolean nor a name");
+  }
+  const auto& name = value.get_ref<const Json::string_t&>();
+  const std::string lower = absl::AsciiStrToLower(name);
+  if (lower == "gaussian" || lower == "eva" || lower == "orthogonal") {
+    return absl::OkStatus();
+  }
+  return Unsupported(absl::StrCat(
+      "\"init_lora_weights\" is \"", EscapeUntrusted(name),
+      "\", which is not supported: such an adapter is for changed base "
+      "weights; ",
+      // Which PEFT cannot convert.
+      lower == "loftq" ? "train it without LoftQ"
+                       : "save it with PEFT's "
+                         "path_initial_model_for_weight_conversion"));
+}
+
 // Whatever else a folder asks for would be missing from the result.
 absl::Status CheckPeftKind(const Json& json) {
   const std::string type = json.value("peft_type", Json()).is_string()
@@ -141,6 +232,8 @@ absl::Status AdapterConfig::ReadEntry(absl::string_view name, const Json& value,
     GRAFT_ASSIGN_OR_RETURN(component.uses_dora, ToSwitch(name, value));
   } else if (name == "lora_bias") {
     GRAFT_ASSIGN_OR_RETURN(component.uses_bias, ToSwitch(name, value));
+  } else if (name == "init_lora_weights") {
+    return CheckInitialisation(value);
   } else if (name == "alpha_pattern" && !value.is_null()) {
     return ReadPatterns(value, component);
   }

@@ -22,17 +22,18 @@ namespace graft {
 // a bare model have keys without one. Immutable, thread-safe.
 //
 // What a configuration can cost is bounded, as it comes with the adapter: its
-// text has at most kMaxBytes and 16384 keys; "alpha_pattern" has, in all
-// components together, at most 1024 regular expressions of at most 512 bytes,
-// whose programs have at most 65536 instructions. PEFT's, with a pattern for
-// each module of a base, have about half as much.
+// text has at most kMaxBytes, 16384 keys and 32768 values; "alpha_pattern" has,
+// in all components together, at most 1024 regular expressions of at most 512
+// bytes, whose programs have at most 65536 instructions. PEFT's, with a pattern
+// for each module of a base, have about half as much.
 class AdapterConfig {
  public:
   static constexpr int64_t kMaxBytes = int64_t{256} << 10;
 
   // The configuration in `metadata`; an empty one where there is none.
   // ADAPTER_CORRUPT if it is there and not understood (a wrong strength would
-  // go unnoticed), or above the bounds.
+  // go unnoticed), or above the bounds; ADAPTER_KIND_UNSUPPORTED, with its
+  // name, for an initialisation that changed the base's weights.
   static absl::StatusOr<AdapterConfig> Parse(
       const std::map<std::string, std::string>& metadata);
 
@@ -65,7 +66,7 @@ class AdapterConfig {
   };
 
   // Puts one member of a configuration into `component`; those that say nothing
-  // about the result are skipped.
+  // about the result are skipped. Errors as of Parse().
   absl::Status ReadEntry(absl::string_view name,
                          const nlohmann::ordered_json& value,
                          Component& component);

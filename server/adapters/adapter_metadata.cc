@@ -13,6 +13,8 @@
 namespace graft {
 namespace {
 
+using Json = nlohmann::json;
+
 constexpr size_t kMaxTags = 8;
 constexpr size_t kMaxWordBytes = 256;
 constexpr size_t kMaxTagJsonBytes = size_t{1} << 20;
@@ -32,36 +34,75 @@ std::string Shown(absl::string_view text) {
   return EscapeUntrusted(text, kMaxWordBytes);
 }
 
-// Sums `json`, folder -> tag -> count, over the folders. What has another shape
-// is left out: nothing depends on it.
-std::map<std::string, int64_t> SumTags(const nlohmann::json& json) {
-  std::map<std::string, int64_t> counts;
-  if (!json.is_object()) return counts;
-  for (const auto& folder : json) {
-    if (!folder.is_object()) continue;
-    for (const auto& [tag, count] : folder.items()) {
-      if (count.is_number_unsigned()) {
-        // Capped, so that sums cannot overflow.
-        counts[tag] += static_cast<int64_t>(
-            std::min<uint64_t>(count.get<uint64_t>(), UINT32_MAX));
-      }
-    }
+// Sums {folder: {tag: count}} over the folders. What has another shape is left
+// out: nothing depends on it. A handler of the parser's events, as its tree
+// with a filter takes time that grows with the square of an array's length.
+class TagCounter final : public nlohmann::json_sax<Json> {
+ public:
+  const std::map<std::string, int64_t>& counts() const { return counts_; }
+
+  bool start_object(size_t /*elements*/) override {
+    ++depth_;
+    if (depth_ == 1) in_folders_ = true;
+    if (depth_ == 2) in_tags_ = in_folders_;
+    return true;
   }
-  return counts;
-}
+  bool start_array(size_t /*elements*/) override {
+    ++depth_;
+    if (depth_ == 2) in_tags_ = false;
+    return true;
+  }
+  bool end_object() override { return Ascend(); }
+  bool end_array() override { return Ascend(); }
+
+  bool key(Json::string_t& name) override {
+    if (depth_ == 2) tag_ = name;
+    return true;
+  }
+  bool number_unsigned(Json::number_unsigned_t count) override {
+    if (depth_ == 2 && in_tags_) {
+      // Capped, so that sums cannot overflow.
+      counts_[tag_] +=
+          static_cast<int64_t>(std::min<uint64_t>(count, UINT32_MAX));
+    }
+    return true;
+  }
+
+  bool null() override { return true; }
+  bool boolean(bool /*value*/) override { return true; }
+  bool number_integer(Json::number_integer_t /*value*/) override {
+    return true;
+  }
+  bool number_float(Json::number_float_t /*value*/,
+                    const Json::string_t& /*literal*/) override {
+    return true;
+  }
+  bool string(Json::string_t& /*value*/) override { return true; }
+  bool binary(Json::binary_t& /*value*/) override { return true; }
+  bool parse_error(size_t /*position*/, const std::string& /*token*/,
+                   const nlohmann::detail::exception& /*error*/) override {
+    return false;
+  }
+
+ private:
+  bool Ascend() {
+    --depth_;
+    return true;
+  }
+
+  int depth_ = 0;
+  bool in_folders_ = false;  // the outermost value is an object
+  bool in_tags_ = false;     // and so is the one at depth 2
+  std::string tag_;
+  std::map<std::string, int64_t> counts_;
+};
 
 std::vector<std::string> MostFrequentTags(absl::string_view text) {
   if (text.empty() || text.size() > kMaxTagJsonBytes) return {};
-  // Only the two levels that are wanted are built.
-  const nlohmann::json::parser_callback_t two_levels =
-      [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-        return depth <= 2;
-      };
-  const auto counts =
-      SumTags(nlohmann::json::parse(text.begin(), text.end(), two_levels,
-                                    /*allow_exceptions=*/false));
-  std::vector<std::pair<std::string, int64_t>> tags(counts.begin(),
-                                                    counts.end());
+  TagCounter counter;
+  if (!Json::sax_parse(text.begin(), text.end(), &counter)) return {};
+  std::vector<std::pair<std::string, int64_t>> tags(counter.counts().begin(),
+                                                    counter.counts().end());
   // Stable: equal counts stay in byte order.
   std::stable_sort(tags.begin(), tags.end(), [](const auto& a, const auto& b) {
     return a.second > b.second;

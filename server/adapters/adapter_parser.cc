@@ -21,6 +21,8 @@ namespace {
 
 constexpr size_t kMaxKeysInMessage = 5;
 constexpr size_t kMaxKeysInReport = 32;
+constexpr absl::string_view kUnet = "unet";  // components of PEFT folders
+constexpr absl::string_view kTextEncoder = "text_encoder";
 constexpr absl::string_view kAdvice = "; give an adapter for this base";
 
 std::vector<std::string> FirstKeys(const std::vector<std::string>& keys,
@@ -62,6 +64,11 @@ std::string MadeFor(const OriginGuess& guess, const ModuleTable& modules) {
                       ": ");
 }
 
+std::string FitNothingOf(const ModuleTable& modules) {
+  return absl::StrCat("fit no module of this base (",
+                      BaseFamilyName(modules.family), ")");
+}
+
 // The file's configuration, from where there is one.
 absl::StatusOr<AdapterConfig> ReadConfig(
     const SafetensorsFile& file, const AdapterParser::Options& options) {
@@ -90,7 +97,19 @@ class Parsing {
 
  private:
   // Keys that fit no module end the parsing, unless the caller allows it.
-  absl::Status CheckMatched() const;
+  absl::Status CheckMatched(const KeyNames& names) const;
+
+  // What is wrong with the unmatched keys, and what to do about it.
+  struct Misfit {
+    std::string problem;
+    std::string advice;
+  };
+  Misfit ExplainUnmatched(const KeyNames& names) const;
+
+  // How many keys would match if the file, of which none does, were loaded with
+  // this component.
+  size_t CountMatchedAs(absl::string_view component,
+                        const KeyNames& names) const;
 
   absl::Status AddGroup(const KeyGroup& group, const AdapterConfig& config);
 
@@ -123,7 +142,7 @@ absl::StatusOr<ParsedAdapter> Parsing::Run(const KeyNames& names,
   GRAFT_ASSIGN_OR_RETURN(const AdapterConfig config,
                          ReadConfig(file_, options_));
   GRAFT_ASSIGN_OR_RETURN(keys_, GroupKeys(file_, names, options_.component));
-  GRAFT_RETURN_IF_ERROR(CheckMatched());
+  GRAFT_RETURN_IF_ERROR(CheckMatched(names));
   GRAFT_RETURN_IF_ERROR(AddTargets(config));
   parsed_.weights.sha256 = std::string(sha256);
   parsed_.weights.storage = file_.owner();
@@ -132,7 +151,7 @@ absl::StatusOr<ParsedAdapter> Parsing::Run(const KeyNames& names,
   return std::move(parsed_);
 }
 
-absl::Status Parsing::CheckMatched() const {
+absl::Status Parsing::CheckMatched(const KeyNames& names) const {
   const bool any = !keys_.groups.empty();
   if (any && (keys_.unmatched.empty() || options_.allow_partial)) {
     return absl::OkStatus();
@@ -147,18 +166,54 @@ absl::Status Parsing::CheckMatched() const {
   const OriginGuess guess = GuessOrigin(file_, modules_);
   const std::string first =
       absl::StrJoin(FirstKeys(keys_.unmatched, kMaxKeysInMessage), ", ");
-  return Error(guess.made_for.empty() ? ErrorReason::kAdapterKeysUnmatched
-                                      : ErrorReason::kAdapterBaseMismatch,
-               absl::StrCat(MadeFor(guess, modules_), unmatched, " of ", total,
-                            " keys fit no module of this base (",
-                            BaseFamilyName(modules_.family),
-                            "), first: ", first, Describe(guess, file_),
-                            kAdvice, any ? ", or allow a partial load" : ""),
-               {{"unmatched", unmatched},
-                {"total", total},
-                {"first_keys", first},
-                {"looks_like", guess.what},
-                {"made_for", guess.made_for}});
+  const Misfit misfit = guess.made_for.empty() ? ExplainUnmatched(names)
+                                               : Misfit{FitNothingOf(modules_),
+                                                        std::string(kAdvice)};
+  return Error(
+      guess.made_for.empty() ? ErrorReason::kAdapterKeysUnmatched
+                             : ErrorReason::kAdapterBaseMismatch,
+      absl::StrCat(MadeFor(guess, modules_), unmatched, " of ", total, " keys ",
+                   misfit.problem, ", first: ", first, Describe(guess, file_),
+                   misfit.advice, any ? ", or allow a partial load" : ""),
+      {{"unmatched", unmatched},
+       {"total", total},
+       {"first_keys", first},
+       {"looks_like", guess.what},
+       {"made_for", guess.made_for}});
+}
+
+Parsing::Misfit Parsing::ExplainUnmatched(const KeyNames& names) const {
+  const bool is_text = options_.component == kTextEncoder;
+  const absl::string_view other = is_text ? kUnet : kTextEncoder;
+  const size_t matched = CountMatchedAs(other, names);
+  if (matched > 0) {
+    return {absl::StrCat("fit no module of this base's ",
+                         is_text ? "text encoder" : "U-Net"),
+            absl::StrCat("; ", matched, " of them fit its ",
+                         is_text ? "U-Net" : "text encoder",
+                         ": load it with component \"", other, "\"")};
+  }
+  std::string known;  // what is said of the first key whose module is known
+  bool all_known = true;
+  for (const std::string& key : keys_.unmatched) {
+    const std::string end = names.UnknownEnd(key, options_.component);
+    all_known &= !end.empty();
+    if (end.empty() || !known.empty()) continue;
+    known = absl::StrCat("; \"", EscapeUntrusted(key), "\" ends in \"",
+                         EscapeUntrusted(end), "\", which is not supported");
+  }
+  if (!all_known) {
+    return {FitNothingOf(modules_), absl::StrCat(known, kAdvice)};
+  }
+  return {"are of no known kind, though their modules are this base's",
+          absl::StrCat(known, "; give an adapter of another kind")};
+}
+
+size_t Parsing::CountMatchedAs(absl::string_view component,
+                               const KeyNames& names) const {
+  if (!keys_.groups.empty()) return 0;
+  const auto keys = GroupKeys(file_, names, component);
+  return keys.ok() ? keys_.unmatched.size() - keys->unmatched.size() : 0;
 }
 
 absl::Status Parsing::AddGroup(const KeyGroup& group,

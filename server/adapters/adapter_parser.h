@@ -48,7 +48,8 @@ class AdapterParser {
   // The weights share the memory of `file`. `name` is for messages, `sha256` is
   // the file's digest.
   //   ADAPTER_KEYS_UNMATCHED    keys that fit no module, with their number, the
-  //                             first names and a guess what the file is
+  //                             first names and a guess what the file is, or
+  //                             the component or key's end that is wrong
   //   ADAPTER_BASE_MISMATCH     the same where it is made for another base, or
   //                             shapes that do not fit
   //   ADAPTER_KIND_UNSUPPORTED  an algorithm that is not implemented, by name

@@ -1,5 +1,7 @@
 #include "server/adapters/key_names.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,24 @@ constexpr absl::string_view kFlatPrefixes[] = {"lora_unet_", "lora_te_",
                                                "lycoris_",   "oft_unet_"};
 
 constexpr absl::string_view kPeftLevel = "base_model.model.";
+
+// More than the names of modules have.
+constexpr int kMaxDots = 16;
+
+bool IsFlat(absl::string_view key) {
+  return std::any_of(std::begin(kFlatPrefixes), std::end(kFlatPrefixes),
+                     [key](absl::string_view prefix) {
+                       return absl::StartsWith(key, prefix);
+                     });
+}
+
+// `path`, the whole or the beginning of a key with dots, as the table has it.
+std::string Normalise(absl::string_view path, absl::string_view component) {
+  std::string alias =
+      absl::StrReplaceAll(path, {{kPeftLevel, ""}, {".processor.", "."}});
+  if (component.empty() || !absl::StartsWith(path, kPeftLevel)) return alias;
+  return absl::StrCat(component, ".", alias);
+}
 
 std::string Flatten(absl::string_view path) {
   return absl::StrReplaceAll(path, {{".", "_"}});
@@ -68,6 +88,10 @@ std::string WithTextProjectionName(absl::string_view path) {
 }
 
 }  // namespace
+
+bool IsBundledEmbedding(absl::string_view key) {
+  return absl::StartsWith(key, "bundle_emb.");
+}
 
 absl::StatusOr<KeyNames> KeyNames::Create(const ModuleTable* modules) {
   const UnetPaths unet_paths(*modules);
@@ -134,8 +158,9 @@ absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
   const Prefixes dotted_prefixes =
       encoder == 1
           ? Prefixes{"text_encoder.", "text_encoders.clip_l.transformer.",
-                     "text_encoders.clip_h.transformer."}
-          : Prefixes{"text_encoder_2.", "text_encoders.clip_g.transformer."};
+                     "text_encoders.clip_h.transformer.", "clip_l."}
+          : Prefixes{"text_encoder_2.", "text_encoders.clip_g.transformer.",
+                     "clip_g."};
   // Recent encoders lack the level "text_model.".
   for (const absl::string_view variant :
        {path, absl::StripPrefix(path, "text_model.")}) {
@@ -152,10 +177,33 @@ absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
 
 std::optional<KeyMatch> KeyNames::Find(absl::string_view key,
                                        absl::string_view component) const {
-  for (const absl::string_view prefix : kFlatPrefixes) {
-    if (absl::StartsWith(key, prefix)) return FindFlat(key);
+  return IsFlat(key) ? FindFlat(key) : FindDotted(key, component);
+}
+
+std::string KeyNames::UnknownEnd(absl::string_view key,
+                                 absl::string_view component) const {
+  if (Find(key, component).has_value()) return "";
+  if (IsFlat(key)) {
+    const size_t dot = std::min(key.find('.'), key.size());
+    return flat_.contains(key.substr(0, dot)) ? std::string(key.substr(dot))
+                                              : "";
   }
-  return FindDotted(key, component);
+  const std::string path = Normalise(key, component);
+  std::string end;
+  size_t dot = path.find('.');
+  for (int i = 0; i < kMaxDots && dot != std::string::npos; ++i) {
+    if (LookUpDotted(path.substr(0, dot)) != nullptr) end = path.substr(dot);
+    dot = path.find('.', dot + 1);
+  }
+  return end;
+}
+
+const ModuleInfo* KeyNames::LookUpDotted(const std::string& alias) const {
+  auto found = dotted_.find(alias);
+  if (found == dotted_.end()) {
+    found = dotted_.find(WithTextProjectionName(alias));
+  }
+  return found == dotted_.end() ? nullptr : found->second;
 }
 
 std::optional<KeyMatch> KeyNames::FindFlat(absl::string_view key) const {
@@ -177,17 +225,8 @@ std::optional<KeyMatch> KeyNames::FindDotted(
   if (!split.has_value()) return std::nullopt;
   const bool peft = absl::StrContains(split->path, kPeftLevel);
   KeyMatch match{peft ? KeyFormat::kPeft : KeyFormat::kDiffusers,
-                 absl::StrReplaceAll(split->path,
-                                     {{kPeftLevel, ""}, {".processor.", "."}}),
-                 nullptr, split->part};
-  if (!component.empty() && absl::StartsWith(key, kPeftLevel)) {
-    match.alias = absl::StrCat(component, ".", match.alias);
-  }
-  auto found = dotted_.find(match.alias);
-  if (found == dotted_.end()) {
-    found = dotted_.find(WithTextProjectionName(match.alias));
-  }
-  if (found != dotted_.end()) match.module = found->second;
+                 Normalise(split->path, component), nullptr, split->part};
+  match.module = LookUpDotted(match.alias);
   return match;
 }
 

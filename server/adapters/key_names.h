@@ -20,6 +20,10 @@ enum class KeyFormat {
   kPeft,       // "base_model.model.mid_block.resnets.0.conv1.lora_B.weight"
 };
 
+// True for the key of a trained word, which may be in the same file as the LoRA
+// that goes with it.
+bool IsBundledEmbedding(absl::string_view key);
+
 // What a tensor's key says.
 struct KeyMatch {
   KeyFormat format = KeyFormat::kKohya;
@@ -47,6 +51,11 @@ class KeyNames {
   std::optional<KeyMatch> Find(absl::string_view key,
                                absl::string_view component = "") const;
 
+  // Of a key whose end is no known suffix, but which begins with the name of a
+  // module, what follows the name: ".oft_R.weight". Empty for all others.
+  std::string UnknownEnd(absl::string_view key,
+                         absl::string_view component = "") const;
+
  private:
   using Table = absl::flat_hash_map<std::string, const ModuleInfo*>;
 
@@ -61,6 +70,9 @@ class KeyNames {
   // `path`: of the module of text encoder number `encoder` (from 1).
   absl::Status AddTextEncoderPath(int encoder, absl::string_view path,
                                   const ModuleInfo& module);
+
+  // Null if no module has this name.
+  const ModuleInfo* LookUpDotted(const std::string& alias) const;
 
   std::optional<KeyMatch> FindFlat(absl::string_view key) const;
   std::optional<KeyMatch> FindDotted(absl::string_view key,

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
+#include "server/adapters/key_names.h"
 
 namespace graft {
 namespace {
@@ -57,6 +58,7 @@ std::optional<int64_t> CrossAttentionWidth(const SafetensorsFile& file) {
     const bool reads_embedding = absl::StrContains(key, "attn2_to_k.") ||
                                  absl::StrContains(key, "attn2.to_k.") ||
                                  absl::StrContains(key, "attn2.processor.to_k");
+    if (IsBundledEmbedding(key)) continue;
     const bool is_down = absl::StrContains(key, "down.weight") ||
                          absl::StrContains(key, "lora_A.");
     if (reads_embedding && is_down && tensor.shape.size() >= 2) {
@@ -68,7 +70,8 @@ std::optional<int64_t> CrossAttentionWidth(const SafetensorsFile& file) {
 
 bool AnyKeyHas(const SafetensorsFile& file, absl::string_view piece) {
   for (const auto& [key, tensor] : file.tensors()) {
-    if (absl::StrContains(key, piece)) return true;
+    // A bundled embedding tells nothing about what it is bundled with.
+    if (absl::StrContains(key, piece) && !IsBundledEmbedding(key)) return true;
   }
   return false;
 }
@@ -80,7 +83,8 @@ std::optional<BaseFamily> GuessFamily(const SafetensorsFile& file) {
   }
   if (AnyKeyHas(file, "transformer_blocks_1_") ||
       AnyKeyHas(file, "transformer_blocks.1.") ||
-      AnyKeyHas(file, "lora_te2_") || AnyKeyHas(file, "text_encoder_2.")) {
+      AnyKeyHas(file, "lora_te2_") || AnyKeyHas(file, "text_encoder_2.") ||
+      AnyKeyHas(file, "clip_g.")) {
     return BaseFamily::kSdxl;
   }
   if (AnyKeyHas(file, "down_blocks_0_attentions_") ||

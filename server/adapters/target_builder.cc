@@ -33,16 +33,19 @@ absl::Status MissingPart(const KeyGroup& group, KeyPart part) {
                    "\" is missing; save the adapter again"));
 }
 
-absl::Status CheckDtype(const KeyGroup& group, const KeyedTensor& factor) {
-  const TensorDtype dtype = factor.tensor.dtype;
+bool IsFloat8(TensorDtype dtype) {
+  return dtype == TensorDtype::kF8E4M3 || dtype == TensorDtype::kF8E5M2;
+}
+
+absl::Status CheckDtype(const KeyGroup& group, const KeyedTensor& tensor) {
+  const TensorDtype dtype = tensor.tensor.dtype;
   if (IsFloatingPoint(dtype)) return absl::OkStatus();
-  const bool float8 =
-      dtype == TensorDtype::kF8E4M3 || dtype == TensorDtype::kF8E5M2;
-  return TensorError(float8 ? ErrorReason::kAdapterKindUnsupported
-                            : ErrorReason::kAdapterCorrupt,
-                     group, factor,
-                     absl::StrCat("dtype ", TensorDtypeName(dtype),
-                                  "; factors must be F16, BF16, F32 or F64"));
+  return TensorError(
+      IsFloat8(dtype) ? ErrorReason::kAdapterKindUnsupported
+                      : ErrorReason::kAdapterCorrupt,
+      group, tensor,
+      absl::StrCat("dtype ", TensorDtypeName(dtype),
+                   "; save the adapter in F16, BF16, F32 or F64"));
 }
 
 bool IsUnit(const Dim& dim) { return dim.is_fixed() && dim.size() == 1; }
@@ -134,6 +137,8 @@ absl::Status ShapeMismatch(const KeyGroup& group, const KeyedTensor& tensor,
 
 absl::StatusOr<double> ReadScalarPart(const KeyGroup& group,
                                       const KeyedTensor& tensor) {
+  // Files are cast to it as a whole, this part first in their order.
+  if (IsFloat8(tensor.tensor.dtype)) return CheckDtype(group, tensor);
   const std::optional<double> value = ReadScalar(tensor.tensor);
   if (!value.has_value() || tensor.tensor.shape.size() > 1) {
     return TensorError(ErrorReason::kAdapterCorrupt, group, tensor,

@@ -69,8 +69,8 @@ absl::Status RequireParts(const KeyGroup& group,
 absl::Status ShapeMismatch(const KeyGroup& group, const KeyedTensor& tensor,
                            absl::string_view expected);
 
-// The number in a part that must be a scalar. ADAPTER_CORRUPT, or
-// ADAPTER_NON_FINITE.
+// The number in a part that must be a scalar. ADAPTER_CORRUPT,
+// ADAPTER_KIND_UNSUPPORTED (float8) or ADAPTER_NON_FINITE.
 absl::StatusOr<double> ReadScalarPart(const KeyGroup& group,
                                       const KeyedTensor& tensor);
 
@@ -101,8 +101,8 @@ class TargetBuilder {
 
   // Sets rank and scale: alpha / rank, with the file's own alpha first, then
   // that of its configuration. Neither: 1, as old trainers meant it; an alpha
-  // of 1 would weaken the adapter by its rank. ADAPTER_CORRUPT or
-  // ADAPTER_NON_FINITE for an alpha that is no finite number.
+  // of 1 would weaken the adapter by its rank. Errors as of
+  // ReadScalarPart() for an alpha that is no finite number.
   absl::Status SetScale(const AdapterConfig& config, int64_t rank);
 
   AdapterTarget& target() { return target_; }

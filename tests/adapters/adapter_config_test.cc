@@ -16,6 +16,10 @@
 namespace graft {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
 constexpr char kUnet[] = "unet.down_blocks.0.attentions.0.proj_in";
 constexpr char kText[] =
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj";
@@ -105,6 +109,7 @@ TEST(AdapterConfigTest, WhatIsNotUnderstoodIsRefused) {
       R"({"unet.lora_alpha": 1e999})",
       R"({"unet.lora_alpha": null})",
       R"({"unet.use_rslora": 1})",
+      R"({"unet.init_lora_weights": 1})",
       R"({"unet.alpha_pattern": []})",
       R"({"unet.alpha_pattern": {"(": 8}})",
       R"({"unet.alpha_pattern": {"x": "8"}})",
@@ -130,6 +135,13 @@ std::string Members(const std::string& prefix, int count) {
 
 std::string Patterns(const std::string& members) {
   return absl::StrCat(R"({"unet.alpha_pattern": )", members, "}");
+}
+
+// An object with a list of `count` times `value`.
+std::string List(const std::string& value, int count) {
+  const std::vector<std::string> values(static_cast<size_t>(count), value);
+  return absl::StrCat(R"({"unet.target_modules": [)",
+                      absl::StrJoin(values, ","), "]}");
 }
 
 TEST(AdapterConfigTest, WhatItCanCostIsBounded) {
@@ -168,13 +180,16 @@ TEST(AdapterConfigTest, WhatItCanCostIsBounded) {
                     R"(, "b.alpha_pattern": )", Members("a", 513), "}"),
        "more than 1024 patterns"},
       {pattern(512), pattern(513), "longer than 512 bytes"},
+      // The list and the object themselves are two more.
+      {List("{}", 32766), List("{}", 32767), "more than 32768 values"},
+      {List("1", 32766), List("1", 87000), "more than 32768 values"},
       {Patterns(Members("(?:[a-z]?){200}", 100)),
        Patterns(Members("(?:[a-z]?){200}", 200)), "too complex"},
   };
   for (const Case& c : cases) {
     EXPECT_THAT(Parse(c.fits), IsOk()) << c.message;
-    EXPECT_THAT(Parse(c.exceeds), HasReason(ErrorReason::kAdapterCorrupt,
-                                            testing::HasSubstr(c.message)));
+    EXPECT_THAT(Parse(c.exceeds),
+                HasReason(ErrorReason::kAdapterCorrupt, HasSubstr(c.message)));
   }
 }
 
@@ -188,6 +203,35 @@ TEST(AdapterConfigTest, APatternForEachModuleOfABaseFits) {
   const std::string json =
       absl::StrCat(R"({"alpha_pattern": {)", members, "}}");
   EXPECT_EQ(Scale(json, kUnet, 4), 0.5);
+}
+
+TEST(AdapterConfigTest, AnAdapterForAChangedBaseIsRefusedByName) {
+  for (const char* const name : {"pissa", "pissa_niter_16", "olora", "corda",
+                                 "PiSSA", "an_initialisation_of_the_future"}) {
+    EXPECT_THAT(
+        Parse(absl::StrCat(R"({"unet.lora_alpha": 8,)",
+                           R"("unet.init_lora_weights": ")", name, "\"}")),
+        HasReason(ErrorReason::kAdapterKindUnsupported,
+                  AllOf(HasSubstr(absl::StrCat("\"", name, "\"")),
+                        HasSubstr("path_initial_model_for_weight_"
+                                  "conversion"))));
+  }
+  // PEFT cannot convert it.
+  EXPECT_THAT(Parse(R"({"init_lora_weights": "loftq"})"),
+              HasReason(ErrorReason::kAdapterKindUnsupported,
+                        AllOf(HasSubstr("\"loftq\""),
+                              Not(HasSubstr("path_initial_model")))));
+}
+
+TEST(AdapterConfigTest, HowFactorsBeganIsOfNoInterestWhereTheBaseIsTheSame) {
+  for (const char* const value :
+       {"true", "false", "null", R"("gaussian")", R"("eva")", R"("orthogonal")",
+        R"("Gaussian")"}) {
+    EXPECT_THAT(
+        Parse(absl::StrCat(R"({"unet.init_lora_weights": )", value, "}")),
+        IsOk())
+        << value;
+  }
 }
 
 TEST(AdapterConfigTest, WhatIsOfNoUseHereIsIgnored) {

@@ -59,6 +59,29 @@ TEST(AdapterMetadataTest, DeepAndLongTagListsAreHarmless) {
               IsEmpty());
 }
 
+// Twenty files with a megabyte of it: work that grows with the square of the
+// length ends in the test's timeout.
+TEST(AdapterMetadataTest, TagListsOfManyValuesAreHarmless) {
+  std::string objects = "{}";
+  while (objects.size() < 1'000'000) objects += ",{}";
+  const std::string json =
+      absl::StrCat("{\"a\":[", objects, "],\"b\":{\"dog\":3}}");
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_THAT(TriggerWords({{"ss_tag_frequency", json}}), ElementsAre("dog"));
+  }
+}
+
+TEST(AdapterMetadataTest, OnlyCountsInFoldersCount) {
+  EXPECT_THAT(TriggerWords({{"ss_tag_frequency",
+                             R"({"x": 9, "a": {"dog": 3, "deep": {"cat": 8},
+                         "list": [7, {"cat": 8}], "none": null, "minus": -1,
+                         "half": 0.5, "on": true}, "b": [{"cat": 8}],
+                         "c": {"dog": 99999999999999999999}})"}}),
+              ElementsAre("dog"));
+  EXPECT_THAT(TriggerWords({{"ss_tag_frequency", R"([{"cat": 8}, {"a": 1}])"}}),
+              IsEmpty());
+}
+
 TEST(AdapterMetadataTest, TheBaseHintJoinsFamilyAndModel) {
   EXPECT_EQ(BaseHint({{"ss_base_model_version", "sd_v1"},
                       {"ss_sd_model_name", "v1-5.ckpt"}}),

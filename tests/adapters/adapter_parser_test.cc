@@ -288,6 +288,60 @@ TEST(AdapterParserTest, ReportsAtMost32Names) {
   EXPECT_EQ(parsed->report.keys.unmatched_keys.size(), 32u);
 }
 
+TEST(AdapterParserTest, AnUnknownEndOfAKnownModuleIsNamed) {
+  struct Case {
+    std::string key;
+    const char* end;
+  };
+  const Case cases[] = {
+      {std::string(kToQ) + ".oft_R.weight", "\".oft_R.weight\""},
+      {std::string(kToQPath) + ".oft_R.weight", "\".oft_R.weight\""},
+      {"base_model.model.down_blocks.0.attentions.0.proj_in.lora_embedding_A",
+       "\".lora_embedding_A\""},
+      {std::string("text_encoder.text_model.encoder.layers.0.mlp.fc1.") +
+           std::string(99999, '.'),
+       "\"...."},
+  };
+  for (const Case& c : cases) {
+    const auto alone =
+        Parse(AdapterFileBuilder().Add(c.key, TensorDtype::kF32, {2, 4}));
+    EXPECT_THAT(alone, HasReason(ErrorReason::kAdapterKeysUnmatched,
+                                 AllOf(HasSubstr("1 of 1 keys"),
+                                       HasSubstr("ends in "), HasSubstr(c.end),
+                                       HasSubstr(", which is not supported"),
+                                       Not(HasSubstr("fit no module")),
+                                       Not(HasSubstr("for this base")))))
+        << c.key.substr(0, 80);
+  }
+  // Beside keys of no module.
+  auto file = OnePair(2);
+  file.Add(cases[0].key, TensorDtype::kF32, {2, 4})
+      .Add("lora_unet_nowhere.alpha", TensorDtype::kF32, {});
+  EXPECT_THAT(Parse(file),
+              HasReason(ErrorReason::kAdapterKeysUnmatched,
+                        AllOf(HasSubstr("2 of 4 keys fit no module"),
+                              HasSubstr("ends in \".oft_R.weight\""),
+                              HasSubstr("allow a partial load"))));
+}
+
+TEST(AdapterParserTest, BundledEmbeddingsDoNotSpoilTheGuess) {
+  for (const char* const key :
+       {"bundle_emb.word.emb_params", "bundle_emb.word.string_to_param.*",
+        "bundle_emb.motion_modules.clip_g", "bundle_emb.image_proj.clip_l"}) {
+    const auto parsed = ParseBytes(
+        Sd15Modules(),
+        AdapterFileBuilder()
+            .Add(key, TensorDtype::kF32, {1, 8})
+            .AddKohyaPair("lora_te2_text_model_encoder_layers_0_mlp_fc1",
+                          {4, 1280}, {5120, 4})
+            .Build());
+    EXPECT_THAT(parsed, HasReason(ErrorReason::kAdapterBaseMismatch,
+                                  AllOf(HasSubstr("made for SDXL"),
+                                        HasSubstr("3 of 4 keys"))))
+        << key;
+  }
+}
+
 TEST(AdapterParserTest, AShapeThatDoesNotFitIsTheWrongBase) {
   const auto parsed = ParseBytes(
       Sd15Modules(),
@@ -341,6 +395,8 @@ INSTANTIATE_TEST_SUITE_P(
                "lora_up.weight",
                ErrorReason::kAdapterBaseMismatch, "SDXL"},
         Origin{"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha",
+               ErrorReason::kAdapterBaseMismatch, "SDXL"},
+        Origin{"clip_g.text_model.encoder.layers.0.mlp.fc1.alpha",
                ErrorReason::kAdapterBaseMismatch, "SDXL"},
         Origin{"first_stage_model.decoder.conv_in.weight",
                ErrorReason::kAdapterKeysUnmatched, "full checkpoint"},

@@ -283,6 +283,20 @@ std::vector<HostileFile> UnsupportedFiles() {
            "neither a linear layer"),
       kind("Float8", GoodBut(".lora_up.weight", Dtype::kF8E4M3, {8, 2}),
            "F8_E4M3"),
+      kind("Float8Alpha", GoodBut(".alpha", Dtype::kF8E5M2, {}),
+           "dtype F8_E5M2"),
+      // As tools cast whole files.
+      kind("AllFloat8",
+           AdapterFileBuilder()
+               .Add(Key(".lora_down.weight"), Dtype::kF8E4M3, {2, 8})
+               .Add(Key(".lora_up.weight"), Dtype::kF8E4M3, {8, 2})
+               .Add(Key(".alpha"), Dtype::kF8E4M3, {}),
+           "dtype F8_E4M3"),
+      kind("AllFloat8Diff",
+           AdapterFileBuilder()
+               .Add(Key(".diff"), Dtype::kF8E4M3, {8, 8})
+               .Add(Key(".alpha"), Dtype::kF8E4M3, {}),
+           "dtype F8_E4M3"),
   };
 }
 

@@ -165,7 +165,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "unet.conv_in up"},
         Example{"text_encoders.clip_l.transformer.text_model.encoder.layers.0."
                 "mlp.fc1.lora_up.weight",
-                "text_encoder.text_model.encoder.layers.0.mlp.fc1 up"}));
+                "text_encoder.text_model.encoder.layers.0.mlp.fc1 up"},
+        Example{"clip_l.text_model.encoder.layers.0.mlp.fc1.lora_down.weight",
+                "text_encoder.text_model.encoder.layers.0.mlp.fc1 down"},
+        Example{"clip_l.encoder.layers.0.mlp.fc1.alpha",
+                "text_encoder.text_model.encoder.layers.0.mlp.fc1 alpha"}));
 
 INSTANTIATE_TEST_SUITE_P(
     NoneOfThisBase, KeyNamesExampleTest,
@@ -189,6 +193,30 @@ TEST(KeyNamesTest, TellsTheFormat) {
             KeyFormat::kDiffusers);
   EXPECT_EQ(Sd15Names().Find("base_model.model.conv_in.lora_A.weight")->format,
             KeyFormat::kPeft);
+}
+
+// SD 1.5 has one text encoder only.
+TEST(KeyNamesTest, TheSecondTextEncoderHasItsNamesToo) {
+  const ModuleTable table{
+      BaseFamily::kSdxl,
+      2,
+      {{"text_encoder_2.text_model.encoder.layers.0.mlp.fc1",
+        ModuleKind::kLinear,
+        {4, 4},
+        true},
+       {"text_encoder_2.text_projection", ModuleKind::kLinear, {4, 4}, false}}};
+  const KeyNames names = KeyNames::Create(&table).value();
+  for (const char* const key :
+       {"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha",
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.alpha",
+        "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1."
+        "alpha",
+        "clip_g.text_model.encoder.layers.0.mlp.fc1.alpha",
+        "clip_g.text_projection.alpha"}) {
+    const auto match = names.Find(key);
+    ASSERT_TRUE(match.has_value()) << key;
+    EXPECT_NE(match->module, nullptr) << key;
+  }
 }
 
 TEST(KeyNamesTest, EveryModuleIsFoundUnderItsFlatAndDottedName) {

@@ -27,6 +27,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kConfig[] = "ink/adapter_config.json";
 constexpr char kWeights[] = "ink/adapter_model.safetensors";
@@ -142,6 +143,33 @@ TEST_F(PeftFolderTest, MayBelongToTheTextEncoder) {
   EXPECT_THAT(Load("unet"), HasReason(ErrorReason::kAdapterKeysUnmatched));
 }
 
+// Which one it is no file of the folder says.
+TEST_F(PeftFolderTest, TheOtherComponentIsNamedWhereItsKeysFit) {
+  EXPECT_THAT(
+      Load("text_encoder"),
+      HasReason(
+          ErrorReason::kAdapterKeysUnmatched,
+          AllOf(HasSubstr("4 of 4 keys fit no module of this base's text "
+                          "encoder"),
+                HasSubstr("4 of them fit its U-Net: load it with component "
+                          "\"unet\""),
+                Not(HasSubstr("give an adapter for this base")))));
+  AdapterFileBuilder file;
+  AddPair(kQProj, file);
+  // What is not supported is left out there, too.
+  file.Add(absl::StrCat(kPrefix,
+                        "text_model.embeddings.token_embedding.lora_embedding_"
+                        "A"),
+           TensorDtype::kF32, {4, 8});
+  dir_.Write(kWeights, file.Build());
+  for (const char* const component : {"", "unet"}) {
+    EXPECT_THAT(Load(component),
+                HasReason(ErrorReason::kAdapterKeysUnmatched,
+                          HasSubstr("2 of them fit its text encoder: load it "
+                                    "with component \"text_encoder\"")));
+  }
+}
+
 TEST_F(PeftFolderTest, DoraNeedsAMagnitudeInEveryModule) {
   AdapterFileBuilder file = TwoModules();
   const auto magnitude = [](const char* module) {
@@ -210,6 +238,9 @@ TEST_F(PeftFolderTest, WhatIsNotImplementedIsNamed) {
       {R"({"peft_type": "LORA", "lora_alpha": 2,
            "modules_to_save": ["conv_in"]})",
        "modules_to_save"},
+      {R"({"peft_type": "LORA", "lora_alpha": 2,
+           "init_lora_weights": "pissa_niter_4"})",
+       "path_initial_model_for_weight_conversion"},
   };
   for (const auto& [config, name] : cases) {
     EXPECT_THAT(

@@ -2,6 +2,7 @@
 
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -85,6 +86,13 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
       {"info", "--timeout", "1e300"},
       {"info", "--retries", "010"},
       {"drain", "--wait", "nan"},
+      {"generate", "a star", "--adapter", "ink=strong"},
+      {"generate", "a star", "--adapter", "=1"},
+      {"generate", "a star", "--adapter", ""},
+      {"generate", "a star", "--adapter", "ink", "--adapter", "ink"},
+      {"generate", "a star", "--out", ""},
+      {"generate", "a star", "--out", "/tmp"},
+      {"generate", "a star", "--out", "/tmp/"},
   };
   for (const auto& mistake : kMistakes) {
     err_.str("");
@@ -95,14 +103,16 @@ TEST_F(CommandLineTest, MistakesAreOneLineAndExitCodeTwo) {
 }
 
 TEST_F(CommandLineTest, WeightThatIsNoNumberIsRefusedHere) {
-  EXPECT_EQ(Run({"generate", "a star", "--adapter", "ink=strong"}), 1);
-  EXPECT_THAT(err_.str(), HasSubstr("--adapter ink=strong"));
+  EXPECT_EQ(Run({"generate", "a star", "--adapter", "ink=strong"}), 2);
+  EXPECT_THAT(err_.str(), HasSubstr("--adapter ink=strong: the weight"));
 }
 
 TEST_F(CommandLineTest, OutputThatIsNoFileIsToldBeforeTheWork) {
-  for (const char* const out : {"", "/tmp", "/tmp/", "no/where.png"}) {
+  const std::pair<const char*, int> kOutputs[] = {
+      {"", 2}, {"/tmp", 2}, {"/tmp/", 2}, {"no/where.png", 1}};
+  for (const auto& [out, exit_code] : kOutputs) {
     err_.str("");
-    EXPECT_EQ(Run({"generate", "a star", "--out", out}), 1);
+    EXPECT_EQ(Run({"generate", "a star", "--out", out}), exit_code);
     EXPECT_THAT(err_.str(), HasSubstr("--out"));
     EXPECT_EQ(err_.str().find("UNAVAILABLE"), std::string::npos) << err_.str();
   }

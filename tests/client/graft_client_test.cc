@@ -4,16 +4,21 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <chrono>
 #include <deque>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "client/client_status.h"
+#include "client/command_line.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temp_dir.h"
 
 namespace graft {
 namespace {
@@ -52,9 +57,16 @@ class ScriptedAdmin : public v1::AdminService::Service {
     return status;
   }
 
+  grpc::Status Drain(grpc::ServerContext* context, const v1::DrainRequest*,
+                     grpc::ServerWriter<v1::DrainResponse>*) override {
+    deadline = context->deadline();
+    return grpc::Status::OK;
+  }
+
   std::deque<grpc::Status> answers;
   int calls = 0;
   bool had_deadline = false;
+  std::chrono::system_clock::time_point deadline;
 };
 
 class ScriptedGeneration : public v1::GenerationService::Service {
@@ -140,6 +152,21 @@ TEST_F(GraftClientTest, EveryCallHasADeadline) {
   EXPECT_TRUE(admin_.had_deadline);
 }
 
+// Else the client would give up before the server answers what is left.
+TEST_F(GraftClientTest, DrainMayTakeAsLongAsItIsToWait) {
+  const auto drain_until = [this](uint32_t wait_ms) {
+    v1::DrainRequest request;
+    request.set_timeout_ms(wait_ms);
+    EXPECT_TRUE(Client().Drain(request, [](uint32_t) {}).ok());
+    return admin_.deadline;
+  };
+  const auto now = std::chrono::system_clock::now();
+  EXPECT_GT(drain_until(7'200'000), now + std::chrono::hours(2));
+  // The client's own is 60 seconds.
+  EXPECT_LT(drain_until(1), now + std::chrono::hours(1));
+  EXPECT_GT(drain_until(0), now);
+}
+
 TEST_F(GraftClientTest, DoesNotTryAgainUnlessTold) {
   admin_.answers = {Unavailable(0)};
   EXPECT_EQ(Client().GetServerInfo().status().code(),
@@ -200,6 +227,27 @@ TEST_F(GraftClientTest, ImageWithAHoleIsAnError) {
   EXPECT_EQ(Generate().status().code(), absl::StatusCode::kDataLoss);
   generation_.events = {Chunk(1, "ab", true, 2)};
   EXPECT_EQ(Generate().status().code(), absl::StatusCode::kDataLoss);
+}
+
+// Of the command: after minutes of work the image counts.
+TEST_F(GraftClientTest, PreviewThatCannotBeWrittenDoesNotCostTheImage) {
+  v1::GenerateImageResponse preview;
+  preview.mutable_preview()->set_png("rough");
+  generation_.events = {preview, Chunk(0, "fine", true, 4)};
+  const TempDir dir;
+  dir.Write("a.preview.png/in the way", "");
+  const std::string file = dir.File("a.png");
+  const char* const argv[] = {"graft",     "--server", address_.c_str(),
+                              "generate",  "a star",   "--out",
+                              file.c_str()};
+  std::ostringstream out;
+  std::ostringstream err;
+  EXPECT_EQ(RunCommandLine(7, argv, Console{out, err}), 1);
+  EXPECT_THAT(err.str(), HasSubstr("a.preview.png"));
+  EXPECT_THAT(out.str(), HasSubstr(file));
+  std::string saved;
+  std::getline(std::ifstream(file), saved);
+  EXPECT_EQ(saved, "fine");
 }
 
 TEST_F(GraftClientTest, ListsAllPages) {

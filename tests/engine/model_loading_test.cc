@@ -108,6 +108,7 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
       {"unet/config.json", "class_embed_type", "timestep"},
       {"unet/config.json", "only_cross_attention", true},
       {"unet/config.json", "a_key_of_the_future", 3},
+      {"unet/config.json", "mid_block_type", nullptr},
       {"unet/config.json", "norm_num_groups", 5},
       {"unet/config.json", "attention_head_dim", {2, 2, 2}},
       {"vae/config.json", "latents_mean", {0.1, 0.2}},
@@ -127,6 +128,15 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
                 AllOf(HasSubstr(bad.file), HasSubstr(bad.key)));
     folder_.Write(bad.file, before);
   }
+  EXPECT_THAT(Load().status(), IsOk());
+}
+
+// Elsewhere null means the default.
+TEST_F(ModelLoadingTest, AUnetWithoutMidBlockIsRefused) {
+  Set("unet/config.json", "mid_block_type", nullptr);
+  EXPECT_THAT(std::string(Load().status().message()),
+              HasSubstr("\"mid_block_type\" is null (no mid block)"));
+  Set("unet/config.json", "mid_block_type", "UNetMidBlock2DCrossAttn");
   EXPECT_THAT(Load().status(), IsOk());
 }
 

@@ -21,6 +21,7 @@ namespace graft {
 namespace {
 
 using nlohmann::json;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::EndsWith;
 using testing::HasSubstr;
@@ -106,9 +107,9 @@ TEST_F(CliTest, GenerateJsonHasWhatScriptsNeed) {
   EXPECT_EQ(result.at("adapters").at(0).at("sha256").get<std::string>().size(),
             64u);
   EXPECT_EQ(result.at("base_sha256"), daemon_.engine().info().base_sha256);
-  for (const char* const stage : {"adapter_load", "queue", "switch",
-                                  "text_encode", "denoise", "vae_decode",
-                                  "image_encode"}) {
+  for (const char* const stage :
+       {"adapter_load", "queue", "switch", "text_encode", "denoise",
+        "vae_decode", "image_encode"}) {
     EXPECT_TRUE(result.at("timings_ms").at(stage).is_number()) << stage;
   }
   EXPECT_EQ(result.at("timings_ms").at("switch"), 1.0);  // FakeEngine's
@@ -307,13 +308,30 @@ TEST_F(CliTest, FilesAreReplacedWholeAndNothingElseIsLeft) {
 TEST_F(CliTest, FileOfThisMachineIsUploaded) {
   const std::string file = out_.Write("my ink.safetensors", TinyLoraFile());
   EXPECT_THAT(Run({"adapter", "upload", file}).err,
-              StartsWith("graft: INVALID_ARGUMENT INVALID_FIELD: "));
+              AllOf(StartsWith("graft: INVALID_ARGUMENT NO_REASON: " + file),
+                    HasSubstr("--name my-ink")));
   EXPECT_THAT(RunOk({"adapter", "upload", file, "--name", "ink"}),
               StartsWith("loaded: ink\n"));
   EXPECT_EQ(ReadFile(daemon_.adapter_dir().File("ink.safetensors")),
             TinyLoraFile());
   EXPECT_THAT(Run({"adapter", "upload", Out("nothing")}).err,
               StartsWith("graft: NOT_FOUND NO_REASON: "));
+}
+
+TEST_F(CliTest, WhatIsNoAdaptersFileIsNotUploaded) {
+  const std::string empty = out_.Write("empty.safetensors", "");
+  EXPECT_THAT(Run({"adapter", "upload", empty}).err,
+              AllOf(StartsWith("graft: INVALID_ARGUMENT NO_REASON: " + empty),
+                    HasSubstr("is empty")));
+  out_.Write("peft/adapter_model.safetensors", TinyLoraFile());
+  EXPECT_THAT(
+      Run({"adapter", "upload", Out("peft")}).err,
+      AllOf(StartsWith("graft: INVALID_ARGUMENT NO_REASON: " + Out("peft")),
+            HasSubstr("is a folder"), HasSubstr("graft adapter load")));
+  // Without a letter there is nothing to call it.
+  const std::string dots = out_.Write("___.safetensors", TinyLoraFile());
+  EXPECT_THAT(Run({"adapter", "upload", dots}).err,
+              HasSubstr("--name adapter"));
 }
 
 TEST_F(CliTest, TokenIsTakenFromAFile) {

@@ -209,6 +209,11 @@ std::vector<int64_t> ConfigReader::Ints(absl::string_view key, size_t size,
   return numbers;
 }
 
+bool ConfigReader::IsNull(absl::string_view key) {
+  return document_->json.contains(std::string(key)) &&
+         document_->Value(key).is_null();
+}
+
 void ConfigReader::Ignore(std::initializer_list<absl::string_view> keys) {
   for (const absl::string_view key : keys) document_->Value(key);
 }

@@ -46,6 +46,9 @@ class ConfigReader {
   std::vector<int64_t> IntList(absl::string_view key,
                                const std::vector<int64_t>& fallback);
 
+  // True if `key` is there and null, where that is no default.
+  bool IsNull(absl::string_view key);
+
   // Keys that only matter elsewhere (training, saving): read and dropped.
   void Ignore(std::initializer_list<absl::string_view> keys);
 

@@ -96,6 +96,10 @@ absl::StatusOr<UnetConfig> ReadUnetConfig(const std::string& path) {
   c.downsample_padding = reader.Int("downsample_padding", 1);
   c.center_input_sample = reader.Bool("center_input_sample", false);
   RequireUnetDefaults(reader);
+  if (reader.IsNull("mid_block_type") && status.ok()) {
+    status = reader.Unsupported(
+        "mid_block_type", "is null (no mid block), which is not supported");
+  }
   GRAFT_RETURN_IF_ERROR(reader.Finish());
   GRAFT_RETURN_IF_ERROR(status);
   if (c.down_has_attention.size() != blocks ||
