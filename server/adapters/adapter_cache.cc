@@ -125,10 +125,7 @@ absl::StatusOr<PreparedAdapterPtr> AdapterCache::FinishPreparing(
     Entry& entry = entries_.at(&content);
     entry.preparing = false;
     waiting = std::exchange(entry.waiting, {});
-    if (prepared.ok()) {
-      entry.prepared = *prepared;
-      entry.device_bytes = entry.prepared->bytes();
-    }
+    if (prepared.ok()) entry.prepared = *prepared;
   }
   for (const Continuation& again : waiting) again();
   return prepared;
@@ -136,6 +133,12 @@ absl::StatusOr<PreparedAdapterPtr> AdapterCache::FinishPreparing(
 
 absl::StatusOr<PreparedAdapterPtr> AdapterCache::Prepare(
     const AdapterContent& content) {
+  // What is known to find no room is not prepared in vain: others that wait for
+  // it try again and again.
+  if (const int64_t bytes = KnownBytes(content);
+      bytes > 0 && !MayGetRoom(bytes)) {
+    return DeviceFull(*device_, bytes);
+  }
   absl::StatusOr<PreparedAdapterPtr> prepared =
       engine_->Prepare(content.weights);
   while (GetErrorReason(prepared.status()) == ErrorReason::kGpuOutOfMemory &&
@@ -143,6 +146,10 @@ absl::StatusOr<PreparedAdapterPtr> AdapterCache::Prepare(
     prepared = engine_->Prepare(content.weights);
   }
   GRAFT_RETURN_IF_ERROR(prepared.status());
+  {
+    absl::MutexLock lock(&mu_);
+    entries_.at(&content).device_bytes = (*prepared)->bytes();
+  }
   auto counted = std::make_shared<CountedAdapter>();
   GRAFT_ASSIGN_OR_RETURN(counted->bytes, ReserveDevice((*prepared)->bytes()));
   counted->adapter = *std::move(prepared);
@@ -156,10 +163,7 @@ absl::StatusOr<std::shared_ptr<const void>> AdapterCache::ReserveDevice(
     std::shared_ptr<const void> reserved = device_->TryReserve(bytes);
     if (reserved != nullptr) return reserved;
     // Nothing gives way for what would not fit even then.
-    if (device_->used() - IdleBytes() + bytes > device_->limit() ||
-        !EvictOne()) {
-      break;
-    }
+    if (!MayGetRoom(bytes) || !EvictOne()) break;
   }
   return DeviceFull(*device_, bytes);
 }
@@ -171,13 +175,19 @@ bool AdapterCache::IsIdle(const Entry& entry) {
          entry.prepared.use_count() == 1;
 }
 
-int64_t AdapterCache::IdleBytes() const {
+bool AdapterCache::MayGetRoom(int64_t bytes) const {
+  if (device_->limit() == 0) return true;
   absl::ReaderMutexLock lock(&mu_);
-  int64_t bytes = 0;
+  int64_t needed = device_->used() + bytes;
   for (const auto& [content, entry] : entries_) {
-    if (IsIdle(entry)) bytes += entry.prepared->bytes();
+    if (IsIdle(entry)) needed -= entry.prepared->bytes();
   }
-  return bytes;
+  return needed <= device_->limit();
+}
+
+int64_t AdapterCache::KnownBytes(const AdapterContent& content) const {
+  absl::ReaderMutexLock lock(&mu_);
+  return entries_.at(&content).device_bytes;
 }
 
 bool AdapterCache::EvictOne() {

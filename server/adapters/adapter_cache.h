@@ -90,7 +90,7 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   PreparedAdapterPtr Take(const AdapterContent& content)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // kHost or kDevice, and the bytes on the device if it was ever there.
+  // kHost or kDevice, and the bytes on the device if it was ever prepared.
   struct Place {
     AdapterResidency residency = AdapterResidency::kHost;
     int64_t device_bytes = 0;
@@ -138,10 +138,15 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   absl::StatusOr<std::shared_ptr<const void>> ReserveDevice(int64_t bytes)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Whether it is prepared, nobody holds that and it is not pinned; and the
-  // bytes of all that is so.
+  // Whether it is prepared, nobody holds that and it is not pinned.
   static bool IsIdle(const Entry& entry);
-  int64_t IdleBytes() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Whether `bytes` would fit on the device if all that is idle gave way.
+  bool MayGetRoom(int64_t bytes) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What `content` takes on the device; 0 if it was never prepared.
+  int64_t KnownBytes(const AdapterContent& content) const
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // Drops what nobody holds, is not pinned and was not used for the longest
   // time; false if there is no such thing.

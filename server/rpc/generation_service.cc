@@ -1,5 +1,7 @@
 #include "server/rpc/generation_service.h"
 
+#include <grpcpp/alarm.h>
+
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -12,6 +14,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
 #include "server/rpc/generate_reactor.h"
@@ -105,6 +109,17 @@ std::unique_ptr<GenerationTask> MakeTask(
   return task;
 }
 
+// A request waits so long at most for room on the device for its adapters, and
+// looks so often.
+constexpr absl::Duration kRoomPatience = absl::Seconds(30);
+constexpr absl::Duration kRoomInterval = absl::Milliseconds(20);
+
+// Whether there may be room for an adapter at another time.
+bool IsFullForNow(const absl::Status& status) {
+  return GetErrorReason(status) == ErrorReason::kAdapterCacheFull &&
+         GetRetryDelay(status).has_value();
+}
+
 // Counts the requests that wait for the loader.
 class LoaderPlace {
  public:
@@ -114,6 +129,7 @@ class LoaderPlace {
   LoaderPlace(const LoaderPlace&) = delete;
   LoaderPlace& operator=(const LoaderPlace&) = delete;
   int number() const { return number_; }
+  bool alone() const { return *waiting_ == 1; }
 
  private:
   const std::shared_ptr<std::atomic<int>> waiting_;
@@ -130,9 +146,42 @@ struct LoadingRequest {
   std::unique_ptr<GenerationTask> task;
   std::shared_ptr<SharedGeneration> generation;  // hears of errors
   std::unique_ptr<LoaderPlace> place;
+  // While it waits for room on the device.
+  std::unique_ptr<grpc::Alarm> timer = nullptr;
+  bool was_alone = false;  // and had what was merged last give way
 };
 
 void LoadNextOrSubmit(const std::shared_ptr<LoadingRequest>& loading);
+
+// Whether it is worth while to wait for room on the device. A request that is
+// alone has only what was merged last to wait for.
+bool MayWaitForRoom(LoadingRequest& loading, const absl::Status& status) {
+  if (!IsFullForNow(status) ||
+      loading.clock->Now() - loading.began >= kRoomPatience) {
+    return false;
+  }
+  RequestScheduler& scheduler = *loading.backend->scheduler;
+  if (!loading.place->alone() || scheduler.load().unfinished > 0) return true;
+  if (std::exchange(loading.was_alone, true)) return false;
+  scheduler.LetGoWhileIdle();
+  return true;
+}
+
+// Begins anew after a while. What it has pinned goes: two requests with several
+// adapters could else each wait for what the other has.
+void WaitForRoom(const std::shared_ptr<LoadingRequest>& loading) {
+  loading->task->adapters.clear();
+  // A new one, as the old one may still be about its callback; which, as long
+  // as it has not run, keeps the request that owns it.
+  loading->timer = std::make_unique<grpc::Alarm>();
+  loading->timer->Set(
+      absl::ToChronoTime(absl::Now() + kRoomInterval),
+      [kept =
+           std::make_shared<std::shared_ptr<LoadingRequest>>(loading)](bool) {
+        const std::shared_ptr<LoadingRequest> again = std::move(*kept);
+        again->backend->loader->Run([again] { LoadNextOrSubmit(again); });
+      });
+}
 
 // Takes the next adapter, or the error instead of it.
 void OnAcquired(const std::shared_ptr<LoadingRequest>& loading,
@@ -145,6 +194,10 @@ void OnAcquired(const std::shared_ptr<LoadingRequest>& loading,
   }
   if (status.ok()) {
     LoadNextOrSubmit(loading);
+    return;
+  }
+  if (MayWaitForRoom(*loading, status)) {
+    WaitForRoom(loading);
     return;
   }
   // What it has pinned goes before anybody hears of the end.

@@ -233,6 +233,19 @@ void RequestScheduler::ReleaseAdapter(
   });
 }
 
+void RequestScheduler::LetGoWhileIdle() {
+  RunOnOwnerThread([this](Engine&) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (!ledger_.empty()) return;  // it switches as it needs
+    }
+    const absl::Status status = resident_.SwitchTo({}, 0, 1).status();
+    if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
+      guard_.ReportDrift(status);
+    }
+  });
+}
+
 void RequestScheduler::VerifyBaseWeights(bool repair, OnVerified done) {
   absl::MutexLock lock(&mu_);
   std::vector<OnVerified>& waiting = to_verify_[repair ? 1 : 0];

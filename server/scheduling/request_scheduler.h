@@ -106,6 +106,10 @@ class RequestScheduler {
                       std::function<void(absl::StatusOr<int64_t>)> done)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Switches to the base if there is no request: what was merged last gives way
+  // to what somebody has to bring to the device for the next one.
+  void LetGoWhileIdle() ABSL_LOCKS_EXCLUDED(mu_);
+
   // Compares the base's weights with what was loaded, between two steps, and
   // calls `done` on the owner thread. What differs ends all requests that the
   // device has begun with BASE_WEIGHTS_DRIFT, as their images cannot be

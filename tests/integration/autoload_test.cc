@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "graft/v1/adapter.grpc.pb.h"
 #include "graft/v1/generation.grpc.pb.h"
 #include "gtest/gtest.h"
@@ -115,14 +116,81 @@ TEST(AutoloadTest, ARequestThatIsCancelledLoadsNothing) {
   EXPECT_EQ(daemon.engine().calls(FakeEngine::Call::kPrepare), 1);
 }
 
-// With room for two adapters on the device, one of them merged, three take
-// turns there.
-TEST(AutoloadTest, AdaptersGiveWayOnTheDevice) {
+// Of the device's memory, for that many adapters.
+int64_t RoomFor(int adapters) {
   InProcessDaemon unlimited(
       [](DaemonOptions& options) { options.autoload = true; });
   unlimited.adapter_dir().Write("ink.safetensors", TinyLoraFile(0));
-  ASSERT_TRUE(Generate(unlimited, "ink").ok());
-  const int64_t room = 2 * unlimited.engine().memory().adapter_bytes;
+  EXPECT_TRUE(Generate(unlimited, "ink").ok());
+  return adapters * unlimited.engine().memory().adapter_bytes;
+}
+
+// With room for two adapters on the device, requests for many at once take
+// turns, too, and so do those for two each.
+TEST(AutoloadTest, RequestsWaitUntilTheDeviceHasRoomForTheirAdapters) {
+  constexpr int kAdapters = 8;
+  const int64_t room = RoomFor(2);
+  ASSERT_GT(room, 0);
+  InProcessDaemon daemon([&](DaemonOptions& options) {
+    options.autoload = true;
+    options.max_adapter_device_bytes = room;
+  });
+  for (int i = 0; i < kAdapters; ++i) {
+    daemon.adapter_dir().Write(absl::StrCat("a", i, ".safetensors"),
+                               TinyLoraFile(i));
+  }
+  // The first keeps its adapter, and the device, until all others are there.
+  daemon.engine().Block(FakeEngine::Call::kStep);
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kAdapters; ++i) {
+    clients.emplace_back([&daemon, i] {
+      const grpc::Status status = Generate(daemon, absl::StrCat("a", i));
+      EXPECT_TRUE(status.ok()) << status.error_message();
+    });
+    if (i == 0) {
+      ASSERT_TRUE(daemon.engine().WaitUntilBlocked(FakeEngine::Call::kStep));
+    }
+  }
+  // Who waits can be cancelled.
+  clients.emplace_back([&daemon] {
+    EXPECT_EQ(ReasonOf(Generate(daemon, "a1", nullptr, "cancelled")),
+              "CLIENT_CANCELLED");
+  });
+  while (!Cancel(daemon, "cancelled")) std::this_thread::yield();
+  daemon.engine().Unblock(FakeEngine::Call::kStep);
+  for (std::thread& client : clients) client.join();
+}
+
+// The one that was merged last gives way even to a request that is alone; a pin
+// does not, and nobody waits for it in vain.
+TEST(AutoloadTest, ThereNeedBeRoomForOneAdapterOnly) {
+  const int64_t room = RoomFor(1);
+  InProcessDaemon daemon([&](DaemonOptions& options) {
+    options.autoload = true;
+    options.max_adapter_device_bytes = room;
+  });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile(0));
+  daemon.adapter_dir().Write("night.safetensors", TinyLoraFile(1));
+  for (const char* const name : {"ink", "night", "ink"}) {
+    const grpc::Status status = Generate(daemon, name);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+  v1::UpdateAdapterRequest pin;
+  pin.mutable_adapter()->set_name("ink");
+  pin.mutable_adapter()->set_pinned(true);
+  pin.mutable_update_mask()->add_paths("pinned");
+  grpc::ClientContext context;
+  v1::Adapter adapter;
+  ASSERT_TRUE(v1::AdapterService::NewStub(daemon.NewChannel())
+                  ->UpdateAdapter(&context, pin, &adapter)
+                  .ok());
+  EXPECT_EQ(ReasonOf(Generate(daemon, "night")), "ADAPTER_CACHE_FULL");
+}
+
+// With room for two adapters on the device, one of them merged, three take
+// turns there.
+TEST(AutoloadTest, AdaptersGiveWayOnTheDevice) {
+  const int64_t room = RoomFor(2);
   ASSERT_GT(room, 0);
 
   InProcessDaemon daemon([&](DaemonOptions& options) {
