@@ -109,10 +109,12 @@ std::unique_ptr<GenerationTask> MakeTask(
   return task;
 }
 
-// A request waits so long at most for room on the device for its adapters, and
-// looks so often.
+// A request waits so long at most for room on the device for its adapters. One
+// of those that wait looks so often, in turn, as many must not keep the
+// loader's threads busy; but each often enough to see that it is cancelled.
 constexpr absl::Duration kRoomPatience = absl::Seconds(30);
 constexpr absl::Duration kRoomInterval = absl::Milliseconds(20);
+constexpr absl::Duration kMaxRoomInterval = absl::Milliseconds(500);
 
 // Whether there may be room for an adapter at another time.
 bool IsFullForNow(const absl::Status& status) {
@@ -129,7 +131,7 @@ class LoaderPlace {
   LoaderPlace(const LoaderPlace&) = delete;
   LoaderPlace& operator=(const LoaderPlace&) = delete;
   int number() const { return number_; }
-  bool alone() const { return *waiting_ == 1; }
+  int all() const { return *waiting_; }
 
  private:
   const std::shared_ptr<std::atomic<int>> waiting_;
@@ -161,7 +163,8 @@ bool MayWaitForRoom(LoadingRequest& loading, const absl::Status& status) {
     return false;
   }
   RequestScheduler& scheduler = *loading.backend->scheduler;
-  if (!loading.place->alone() || scheduler.load().unfinished > 0) return true;
+  if (!scheduler.admitting()) return false;
+  if (loading.place->all() > 1 || scheduler.load().unfinished > 0) return true;
   if (std::exchange(loading.was_alone, true)) return false;
   scheduler.LetGoWhileIdle();
   return true;
@@ -174,8 +177,10 @@ void WaitForRoom(const std::shared_ptr<LoadingRequest>& loading) {
   // A new one, as the old one may still be about its callback; which, as long
   // as it has not run, keeps the request that owns it.
   loading->timer = std::make_unique<grpc::Alarm>();
+  const absl::Duration interval =
+      std::min(kMaxRoomInterval, kRoomInterval * loading->place->all());
   loading->timer->Set(
-      absl::ToChronoTime(absl::Now() + kRoomInterval),
+      absl::ToChronoTime(absl::Now() + interval),
       [kept =
            std::make_shared<std::shared_ptr<LoadingRequest>>(loading)](bool) {
         const std::shared_ptr<LoadingRequest> again = std::move(*kept);

@@ -151,6 +151,11 @@ SchedulerLoad RequestScheduler::load() const {
   return load;
 }
 
+bool RequestScheduler::admitting() const {
+  absl::MutexLock lock(&mu_);
+  return !draining_;
+}
+
 void RequestScheduler::StopAdmitting() {
   absl::MutexLock lock(&mu_);
   draining_ = true;

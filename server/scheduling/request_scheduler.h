@@ -128,6 +128,9 @@ class RequestScheduler {
   // The adapter set that is merged now.
   std::vector<AppliedAdapter> resident() const { return resident_.Get(); }
 
+  // False once StopAdmitting or Drain was called.
+  bool admitting() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // What there is to do now.
   SchedulerLoad load() const ABSL_LOCKS_EXCLUDED(mu_);
 

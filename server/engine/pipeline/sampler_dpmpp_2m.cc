@@ -116,12 +116,13 @@ class DpmFactory : public SamplerFactory {
       : config_(std::make_shared<const DpmConfig>(std::move(config))) {}
 
   absl::StatusOr<std::unique_ptr<Sampler>> Create(int steps) const override {
-    // Equal timesteps would divide by zero, and where not trailing there are
-    // steps + 1 of them.
-    const bool trailing =
-        config_->schedule.config().spacing == TimestepSpacing::kTrailing;
+    // The second order would divide by the distance of equal timesteps; where
+    // not trailing there are steps + 1 of them.
+    const bool one_more =
+        config_->solver_order > 1 &&
+        config_->schedule.config().spacing != TimestepSpacing::kTrailing;
     GRAFT_RETURN_IF_ERROR(
-        CheckSteps(steps, LastTimestep(*config_) - (trailing ? 0 : 1)));
+        CheckSteps(steps, LastTimestep(*config_) - (one_more ? 1 : 0)));
     return std::make_unique<DpmSampler>(config_, steps);
   }
 
