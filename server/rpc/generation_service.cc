@@ -148,9 +148,9 @@ struct LoadingRequest {
   std::unique_ptr<GenerationTask> task;
   std::shared_ptr<SharedGeneration> generation;  // hears of errors
   std::unique_ptr<LoaderPlace> place;
-  // While it waits for room on the device.
-  std::unique_ptr<grpc::Alarm> timer = nullptr;
-  bool was_alone = false;  // and had what was merged last give way
+  // It was the only one that waited for room on the device, and had what was
+  // merged last give way.
+  bool was_alone = false;
 };
 
 void LoadNextOrSubmit(const std::shared_ptr<LoadingRequest>& loading);
@@ -173,17 +173,21 @@ bool MayWaitForRoom(LoadingRequest& loading, const absl::Status& status) {
 // Begins anew after a while. What it has pinned goes: two requests with several
 // adapters could else each wait for what the other has.
 void WaitForRoom(const std::shared_ptr<LoadingRequest>& loading) {
+  struct Pause {
+    std::shared_ptr<LoadingRequest> loading;
+    grpc::Alarm alarm;
+  };
   loading->task->adapters.clear();
-  // A new one, as the old one may still be about its callback; which, as long
-  // as it has not run, keeps the request that owns it.
-  loading->timer = std::make_unique<grpc::Alarm>();
+  const auto pause = std::make_shared<Pause>();
+  pause->loading = loading;
   const absl::Duration interval =
       std::min(kMaxRoomInterval, kRoomInterval * loading->place->all());
-  loading->timer->Set(
+  // The callback, which comes once, keeps the alarm that owns it until then.
+  pause->alarm.Set(
       absl::ToChronoTime(absl::Now() + interval),
-      [kept =
-           std::make_shared<std::shared_ptr<LoadingRequest>>(loading)](bool) {
-        const std::shared_ptr<LoadingRequest> again = std::move(*kept);
+      [kept = std::make_shared<std::shared_ptr<Pause>>(pause)](bool) {
+        const std::shared_ptr<Pause> over = std::move(*kept);
+        const std::shared_ptr<LoadingRequest> again = over->loading;
         again->backend->loader->Run([again] { LoadNextOrSubmit(again); });
       });
 }
