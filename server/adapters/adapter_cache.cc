@@ -216,9 +216,11 @@ void AdapterCache::Unpin(const AdapterContent& content) {
   --entries_.at(&content).pins;
 }
 
-PreparedAdapterPtr AdapterCache::Take(const AdapterContent& content) {
-  absl::MutexLock lock(&mu_);
-  return std::move(entries_.at(&content).prepared);
+PreparedAdapterPtr AdapterCache::TakeUnshared(
+    const AdapterContentPtr& content) {
+  absl::MutexLock lock(&mu_);  // without which nobody can find the content
+  if (content.use_count() > 1) return nullptr;
+  return std::move(entries_.at(content.get()).prepared);
 }
 
 AdapterCache::Place AdapterCache::Locate(const AdapterContent& content) const {

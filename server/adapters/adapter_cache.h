@@ -86,8 +86,10 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   void Pin(const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
   void Unpin(const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Takes what is prepared of `content` out of the cache; null if nothing is.
-  PreparedAdapterPtr Take(const AdapterContent& content)
+  // Takes what is prepared of `content` out of the cache; null if nothing is,
+  // or if anybody else has the content (another name, or a load that has just
+  // found it), who is to find it prepared.
+  PreparedAdapterPtr TakeUnshared(const AdapterContentPtr& content)
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // kHost or kDevice, and the bytes on the device if it was ever prepared.

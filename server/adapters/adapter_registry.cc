@@ -489,12 +489,7 @@ AdapterRegistry::Remains AdapterRegistry::StartUnload(Records::iterator record,
 void AdapterRegistry::Settle(Remains remains) const {
   if (remains.unload_done.empty()) return;  // the memory goes here
   const std::string sha256 = remains.content->weights.sha256;
-  PreparedAdapterPtr prepared;
-  // Nobody else has the content: neither another name nor, as this was the last
-  // use, a request.
-  if (remains.content.use_count() == 1) {
-    prepared = cache_->Take(*remains.content);
-  }
+  PreparedAdapterPtr prepared = cache_->TakeUnshared(remains.content);
   remains.content.reset();
   for (const UnloadDone& done : remains.unload_done) {
     if (prepared == nullptr) {
