@@ -291,6 +291,7 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
     });
   }
   if (!status.ok()) {
+    // Else there is nothing to roll back, and on a GPU perhaps no memory for it.
     const bool written = std::any_of(work.done.begin(), work.done.end(),
                                      [](uint8_t done) { return done != 0; });
     if (written) RollBack(std::move(work));
