@@ -131,7 +131,27 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
   EXPECT_THAT(Load().status(), IsOk());
 }
 
-// Elsewhere null means the default.
+// Elsewhere null means the default, but for what diffusers asks "if" of.
+TEST_F(ModelLoadingTest, NullIsNoAttentionInTheVaesMiddle) {
+  const auto draw = [this](const Json& value) {
+    Set("vae/config.json", "mid_block_add_attention", value);
+    const auto engine = Load();
+    EXPECT_THAT(engine.status(), IsOk());
+    GenerationParams params;
+    params.width = params.height = 16;
+    params.steps = 1;
+    const auto generation = (*engine)->Begin(params);
+    EXPECT_THAT(generation.status(), IsOk());
+    Generation* const raw = generation->get();
+    EXPECT_THAT((*engine)->Step({&raw, 1}), IsOk());
+    const auto image = (*engine)->Finish(*raw);
+    EXPECT_THAT(image.status(), IsOk());
+    return image->rgb;
+  };
+  EXPECT_EQ(draw(nullptr), draw(false));
+  EXPECT_NE(draw(nullptr), draw(true));
+}
+
 TEST_F(ModelLoadingTest, AUnetWithoutMidBlockIsRefused) {
   Set("unet/config.json", "mid_block_type", nullptr);
   EXPECT_THAT(std::string(Load().status().message()),

@@ -423,6 +423,31 @@ TEST_P(TorchEngineTest, ExportsWhatIsResident) {
       engine->ExportWeights(folder_.path() + "/no/such/folder", {}).ok());
 }
 
+// So that its tensors can stand in for the folder's own files.
+TEST_P(TorchEngineTest, AnExportOfTheBaseHasTheTensorsOfTheFolder) {
+  const std::string path = folder_.File("base.safetensors");
+  ASSERT_THAT(NewEngine()->ExportWeights(path, {}), IsOk());
+  const auto file = SafetensorsFile::Map(path, {});
+  ASSERT_THAT(file.status(), IsOk());
+  size_t found = 0;
+  for (const auto& [prefix, own] :
+       {std::pair("unet.", "unet/diffusion_pytorch_model.safetensors"),
+        std::pair("text_encoder.", "text_encoder/model.safetensors")}) {
+    const auto folder = SafetensorsFile::Map(folder_.File(own), {});
+    ASSERT_THAT(folder.status(), IsOk());
+    for (const auto& [name, tensor] : folder->tensors()) {
+      const auto exported = file->tensors().find(absl::StrCat(prefix, name));
+      ASSERT_NE(exported, file->tensors().end()) << prefix << name;
+      EXPECT_EQ(exported->second.shape, tensor.shape);
+      if (exported->second.dtype == tensor.dtype) {
+        EXPECT_EQ(exported->second.bytes, tensor.bytes) << prefix << name;
+      }
+      ++found;
+    }
+  }
+  EXPECT_EQ(found, file->tensors().size());
+}
+
 TEST_P(TorchEngineTest, PromptsAndGuidanceMatter) {
   const std::unique_ptr<Engine> engine = NewEngine();
   const GenerationParams params = SmallParams();

@@ -132,7 +132,10 @@ absl::StatusOr<VaeConfig> ReadVaeConfig(const std::string& path) {
   c.layers_per_block = reader.Int("layers_per_block", 1);
   c.norm_num_groups = reader.Int("norm_num_groups", 32);
   c.scaling_factor = reader.Double("scaling_factor", 0.18215);
-  c.mid_block_add_attention = reader.Bool("mid_block_add_attention", true);
+  // Null is false to diffusers, not the default.
+  c.mid_block_add_attention =
+      !reader.IsNull("mid_block_add_attention") &&
+      reader.Bool("mid_block_add_attention", true);
   c.use_post_quant_conv = reader.Bool("use_post_quant_conv", true);
   c.force_upcast = reader.Bool("force_upcast", false);
   reader.RequireValue("act_fn", "\"silu\"");

@@ -295,7 +295,9 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
     const bool written = std::any_of(work.done.begin(), work.done.end(),
                                      [](uint8_t done) { return done != 0; });
     if (written) RollBack(std::move(work));
-    GRAFT_LOG(kError, "a switch failed and was rolled back",
+    GRAFT_LOG(kError,
+              written ? "a switch failed and was rolled back"
+                      : "a switch failed before it changed anything",
               {{"error", std::string(status.message())}});
     return status;
   }
