@@ -98,8 +98,9 @@ Daemon::~Daemon() {
   if (committer_ != nullptr) committer_->WaitUntilIdle(left());
   server_->WaitForReaders(left());
   server_->Shutdown(options_.transport.last_words);
-  // Requests that wait for adapters: the scheduler refuses them now, and they
-  // tell the service, which must still be there.
+  // Requests that wait for adapters are refused, and tell the service, which
+  // must still be there.
+  requests_.reset();
   loader_.reset();
   metrics_.StopListening();
   scheduler_.reset();  // its thread may still have something to tell health
@@ -213,22 +214,31 @@ absl::Status Daemon::LoadBackend() {
               [this](const absl::StatusOr<VerifyReport>& report) {
                 metrics_.OnVerified(report);
               },
+          .on_device_lost =
+              [this](const absl::Status& status) { OnDeviceLost(status); },
+          .make_room = [this] { return store_->EvictFromDevice(); },
           .on_step =
               [this](const BatchReport& report) { metrics_.OnStep(report); }});
   owned_scheduler_ = scheduler_.get();
   loader_ = std::make_unique<ThreadPoolExecutor>(options_.loader_threads,
                                                  Wakeup::kPolitely);
   committer_ = std::make_unique<ThreadPoolExecutor>(1, Wakeup::kPolitely);
+  requests_ = std::make_unique<RequestLoader>(
+      store_.get(), scheduler_.get(), loader_.get(), &clock_,
+      RequestLoader::Options{
+          .autoload = options_.autoload,
+          .threads = options_.loader_threads,
+          .max_waiting = options_.limits.max_queued_requests});
   backend_ = {.engine = engine_.get(),
               .adapters = store_.get(),
               .scheduler = scheduler_.get(),
+              .requests = requests_.get(),
               .loader = loader_.get(),
               .committer = committer_.get(),
               .adapter_dir = options_.adapter_dir,
               .limits = options_.limits,
               .defaults = DefaultsFor(engine_->info(), options_),
-              .batching = options_.batching,
-              .autoload = options_.autoload};
+              .batching = options_.batching};
   metrics_.SetBackend(&backend_);
   return absl::OkStatus();
 }
@@ -256,6 +266,14 @@ void Daemon::OnDrift(const absl::Status& status) {
         repairing_ = false;
         OnRepaired(report);
       });
+}
+
+void Daemon::OnDeviceLost(const absl::Status& status) {
+  GRAFT_LOG(kError, "the device is lost",
+            {{"message", std::string(status.message())}});
+  server_->SetServing(false);
+  absl::MutexLock lock(&mu_);
+  failure_ = status;
 }
 
 void Daemon::OnRepaired(const absl::StatusOr<VerifyReport>& report) {

@@ -76,7 +76,8 @@ class Daemon {
   void RequestStop() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Waits for RequestStop, then OK; or until the daemon cannot go on:
-  // BASE_WEIGHTS_DRIFT when the base's weights are damaged beyond repair.
+  // BASE_WEIGHTS_DRIFT when the base's weights are damaged beyond repair,
+  // IsDeviceLost() when it is.
   absl::Status WaitForStop() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -103,6 +104,10 @@ class Daemon {
   void OnDrift(const absl::Status& status);
   void OnRepaired(const absl::StatusOr<VerifyReport>& report)
       ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Nothing works on the device any more: says NOT_SERVING, and ends
+  // WaitForStop. Owner thread of the scheduler.
+  void OnDeviceLost(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   const DaemonOptions options_;
   const EngineFactory factory_;
@@ -131,6 +136,7 @@ class Daemon {
   RequestScheduler* owned_scheduler_ = nullptr;
   std::unique_ptr<ThreadPoolExecutor> loader_;
   std::unique_ptr<ThreadPoolExecutor> committer_;
+  std::unique_ptr<RequestLoader> requests_;
   Backend backend_;
   std::unique_ptr<GrpcServer> server_;
   std::thread load_thread_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -149,20 +150,26 @@ void AddStore(const AdapterStoreStats& stats, Families& families) {
 
 // What routers of the Gateway API read: the value is the time, the adapters are
 // in the labels. Running are those that are merged, waiting the others that
-// requests use.
+// requests use or, in `loading`, have loaded.
 void AddLoraRequests(const SchedulerLoad& load,
-                     const std::vector<AdapterInfo>& adapters, int max_adapters,
+                     const std::vector<AdapterInfo>& adapters,
+                     const std::vector<std::string>& loading, int max_adapters,
                      Families& families) {
   std::vector<std::string> running;
-  std::vector<std::string> waiting;
+  std::set<std::string> waiting(loading.begin(), loading.end());
   for (const AdapterInfo& adapter : adapters) {
     if (adapter.in_flight == 0) continue;
     const bool merged = std::any_of(load.resident.begin(), load.resident.end(),
                                     [&adapter](const AppliedAdapter& resident) {
                                       return resident.name == adapter.name;
                                     });
-    (merged ? running : waiting).push_back(adapter.name);
+    if (merged) {
+      running.push_back(adapter.name);
+    } else {
+      waiting.insert(adapter.name);
+    }
   }
+  for (const std::string& name : running) waiting.erase(name);
   AddValue(AddGauge(families, "graft_lora_requests_info",
                     "Adapters of requests, in the labels; the value is the "
                     "time, in seconds since 1970"),
@@ -202,12 +209,18 @@ Families DaemonCollector::Collect() const {
   const Backend* const backend = backend_;
   if (backend == nullptr) return families;
   const SchedulerLoad load = backend->scheduler->load();
+  const RequestLoader::Load loading = backend->requests->load();
   const std::vector<AdapterInfo> adapters = backend->adapters->List();
   AddLoad(load, adapter_names_, families);
+  AddValue(AddGauge(families, "graft_requests_loading",
+                    "Requests whose adapters are being loaded, or that wait "
+                    "for room on the device"),
+           loading.requests);
   AddMemory(backend->engine->memory(), families);
   AddAdapters(adapters, adapter_names_, families);
   AddStore(backend->adapters->stats(), families);
-  AddLoraRequests(load, adapters, backend->limits.max_adapters, families);
+  AddLoraRequests(load, adapters, loading.adapters,
+                  backend->limits.max_adapters, families);
   AddModel(backend->engine->info(), families);
   return families;
 }

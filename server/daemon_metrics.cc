@@ -249,10 +249,14 @@ void DaemonMetrics::OnGenerated(const absl::Status& status,
     m.adapter_requests.Add({{"adapter", m.adapter_names.Label(adapter.name)}})
         .Increment();
   }
-  if (!status.ok()) return;  // the times of a part say nothing
   const GenerationTimings& timings = summary.timings;
+  // Those that the queue was too long for tell most of it.
+  if (status.ok() || (GetErrorReason(status) == ErrorReason::kDeadlineInQueue &&
+                      timings.queue > absl::ZeroDuration())) {
+    m.queue_time.Observe(Seconds(timings.queue));
+  }
+  if (!status.ok()) return;  // the times of a part say nothing
   m.images.Increment(static_cast<double>(summary.seeds.size()));
-  m.queue_time.Observe(Seconds(timings.queue));
   const auto observe = [&m](const char* stage, absl::Duration duration) {
     m.stages.Add({{"stage", stage}}, RequestBuckets())
         .Observe(Seconds(duration));
@@ -273,6 +277,7 @@ void DaemonMetrics::OnStep(const BatchReport& report) {
     m.step_duration.Observe(Seconds(report.denoise));
   }
   const bool changed = report.adapter_switch.changed;
+  if (report.batch_size == 0 && !changed) return;
   const bool merged = report.adapters_merged;
   (changed ? (merged ? m.replace : m.base) : (merged ? m.same : m.none))
       .Increment();

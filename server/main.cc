@@ -1,6 +1,8 @@
 // graftd: the daemon. Flags become DaemonOptions; the rest is daemon.h's.
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -8,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -27,6 +30,7 @@
 #include "server/common/version.h"
 #include "server/daemon.h"
 #include "server/daemon_options.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/torch_engine.h"
 #include "server/process.h"
 #include "server/weight_export.h"
@@ -156,11 +160,14 @@ constexpr char kUsage[] =
     "Prints one line, \"listening on HOST:PORT\", when it serves; logs go to "
     "stderr.\nThe client is `graft`. Stops on SIGTERM and SIGINT; reads "
     "--token_file\nagain on SIGHUP. Ends with "
-    "exit code 70 when\nthe resident weights are damaged beyond repair: start "
-    "it anew.";
+    "exit code 70 when\nthe resident weights are damaged beyond repair, or the "
+    "device is lost: start\nit anew.";
 
 // sysexits.h's EX_SOFTWARE: a supervisor starts the program again.
 constexpr int kExitDamaged = 70;
+
+// How long the program may take to end when it cannot go on.
+constexpr std::chrono::seconds kTimeToEnd{4};
 
 // As a shell tells of a program that a signal ended: plus its number.
 constexpr int kExitSignal = 128;
@@ -306,29 +313,52 @@ absl::StatusOr<DaemonOptions> OptionsFromFlags() {
   return options;
 }
 
+int ExitCode(const absl::Status& status) {
+  if (status.ok()) return EXIT_SUCCESS;
+  const bool damaged =
+      GetErrorReason(status) == ErrorReason::kBaseWeightsDrift ||
+      IsDeviceLost(status);
+  return damaged ? kExitDamaged : EXIT_FAILURE;
+}
+
+// Ends the process with `code` in a few seconds, whatever hangs or throws while
+// it tries to end in order: on a device that is lost, anything may.
+void EndSoon(int code) {
+  static int exit_code;
+  exit_code = code;
+  std::set_terminate([] { std::_Exit(exit_code); });
+  std::thread([] {
+    std::this_thread::sleep_for(kTimeToEnd);
+    std::_Exit(exit_code);
+  }).detach();
+}
+
 // Serves until a signal comes.
 absl::Status Serve(const DaemonOptions& options) {
   GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Daemon> daemon,
                          Daemon::Start(options, CreateTorchEngine));
-  const SignalThread signals(
-      [raw = daemon.get(), seen = 0](int signal) mutable {
-        if (signal == SIGHUP) {
-          raw->Reload();
-          return;
-        }
-        if (++seen > 1) std::_Exit(EXIT_FAILURE);
-        GRAFT_LOG(kInfo, "stopping; a second signal ends the program at once");
-        raw->RequestStop();
-      });
+  std::atomic<bool> ending{false};
+  const SignalThread signals([raw = daemon.get(), &ending](int signal) {
+    if (signal == SIGHUP) {
+      if (!ending) raw->Reload();
+      return;
+    }
+    if (ending.exchange(true)) std::_Exit(EXIT_FAILURE);
+    GRAFT_LOG(kInfo, "stopping; a second signal ends the program at once");
+    raw->RequestStop();
+  });
+  absl::Status failure;
   const absl::Status serving = daemon->WaitUntilServing();
   if (serving.ok()) {
     std::cout << "listening on " << daemon->address() << std::endl;
-    GRAFT_RETURN_IF_ERROR(daemon->WaitForStop());
+    failure = daemon->WaitForStop();
+    if (!failure.ok()) EndSoon(ExitCode(failure));
   } else if (GetErrorReason(serving) != ErrorReason::kDraining) {
-    return serving;
+    failure = serving;
   }
-  daemon.reset();  // drains; the second signal is still heard
-  return absl::OkStatus();
+  ending = true;
+  daemon.reset();  // drains; a signal ends that
+  return failure;
 }
 
 // Writes merged weights instead of serving.
@@ -389,7 +419,5 @@ int main(int argc, char** argv) {
   if (status.ok()) return EXIT_SUCCESS;
   graft::FlushLog(absl::Seconds(1));  // the cause comes last
   std::cerr << "graftd: " << status.message() << std::endl;
-  return graft::GetErrorReason(status) == graft::ErrorReason::kBaseWeightsDrift
-             ? graft::kExitDamaged
-             : EXIT_FAILURE;
+  return graft::ExitCode(status);
 }

@@ -22,6 +22,7 @@ void PrintJson(const v1::ServerLoad& load, std::ostream& out) {
   const Json json = {{"draining", load.draining()},
                      {"waiting_requests", load.waiting_requests()},
                      {"running_requests", load.running_requests()},
+                     {"loading_requests", load.loading_requests()},
                      {"waiting_work", load.waiting_work()},
                      {"estimated_wait_ms", load.estimated_wait_ms()},
                      {"batch_size", load.batch_size()},
@@ -41,7 +42,8 @@ void PrintText(const v1::ServerLoad& load, std::ostream& out) {
   out << "state      " << (load.draining() ? "draining" : "serving") << "\n"
       << "requests   " << load.running_requests() << " running, "
       << load.waiting_requests() << " waiting (" << load.waiting_work()
-      << " steps x images x pixels)\n"
+      << " steps x images x pixels), " << load.loading_requests()
+      << " loading\n"
       << "wait       " << FormatMilliseconds(load.estimated_wait_ms()) << "\n"
       << "batch      " << load.batch_size() << "\n"
       << "merged     " << DescribeMergedAdapters(load.resident()) << "\n"

@@ -1,5 +1,6 @@
 #include "server/adapters/adapter_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -40,6 +41,11 @@ absl::Status DeviceFull(const ByteBudget& budget, int64_t bytes) {
 }
 
 }  // namespace
+
+bool IsDeviceFullForNow(const absl::Status& status) {
+  return GetErrorReason(status) == ErrorReason::kAdapterCacheFull &&
+         GetRetryDelay(status).has_value();
+}
 
 AdapterCache::AdapterCache(const Engine* engine, const Options& options)
     : engine_(engine),
@@ -183,6 +189,33 @@ bool AdapterCache::MayGetRoom(int64_t bytes) const {
     if (IsIdle(entry)) needed -= entry.prepared->bytes();
   }
   return needed <= device_->limit();
+}
+
+absl::Status AdapterCache::CheckRoom(absl::Span<const PreparedAdapterPtr> held,
+                                     int64_t bytes) const {
+  if (device_->limit() == 0) return absl::OkStatus();
+  int64_t together = bytes;
+  for (const PreparedAdapterPtr& prepared : held) together += prepared->bytes();
+  int64_t pinned = 0;  // of others
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    for (const auto& [content, entry] : entries_) {
+      if (entry.prepared != nullptr && entry.pins > 0 &&
+          std::find(held.begin(), held.end(), entry.prepared) == held.end()) {
+        pinned += entry.prepared->bytes();
+      }
+    }
+  }
+  if (together + pinned <= device_->limit()) return absl::OkStatus();
+  return Error(
+      ErrorReason::kAdapterCacheFull,
+      absl::StrCat("the request's adapters take ", together,
+                   " bytes on the device together, and this server keeps ",
+                   device_->limit(), " for adapters, ", pinned,
+                   " of which others are pinned in; name fewer adapters, unpin "
+                   "some, or raise --max_adapter_device_bytes"),
+      {{"wanted_bytes", absl::StrCat(together)},
+       {"limit_bytes", absl::StrCat(device_->limit())}});
 }
 
 int64_t AdapterCache::KnownBytes(const AdapterContent& content) const {

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "server/adapters/adapter_info.h"
 #include "server/adapters/byte_budget.h"
 #include "server/engine/adapter_weights.h"
@@ -29,6 +30,10 @@ struct AdapterContent {
   std::shared_ptr<const void> host_bytes = nullptr;  // counts size_bytes
 };
 using AdapterContentPtr = std::shared_ptr<const AdapterContent>;
+
+// True for the error of an adapter that will have room on the device at another
+// time.
+bool IsDeviceFullForNow(const absl::Status& status);
 
 // The two levels of memory under the names: contents in host memory, one of a
 // kind however many names they have, and, of some of them, what the engine has
@@ -82,9 +87,19 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
       const AdapterContentPtr& content, Continuation again)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // OK if `bytes` more would fit on the device beside `held` and what is
+  // pinned, were nothing else there; else ADAPTER_CACHE_FULL without a retry
+  // delay.
+  absl::Status CheckRoom(absl::Span<const PreparedAdapterPtr> held,
+                         int64_t bytes) const ABSL_LOCKS_EXCLUDED(mu_);
+
   // While a content has more Pin than Unpin, what is prepared of it stays.
   void Pin(const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
   void Unpin(const AdapterContent& content) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Drops what nobody holds, is not pinned and was not used for the longest
+  // time; false if there is no such thing.
+  bool EvictOne() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Takes what is prepared of `content` out of the cache; null if nothing is,
   // or if anybody else has the content (another name, or a load that has just
@@ -149,10 +164,6 @@ class AdapterCache : public std::enable_shared_from_this<AdapterCache> {
   // What `content` takes on the device; 0 if it was never prepared.
   int64_t KnownBytes(const AdapterContent& content) const
       ABSL_LOCKS_EXCLUDED(mu_);
-
-  // Drops what nobody holds, is not pinned and was not used for the longest
-  // time; false if there is no such thing.
-  bool EvictOne() ABSL_LOCKS_EXCLUDED(mu_);
 
   // The last pointer to `content` is gone.
   void Forget(const AdapterContent* content) ABSL_LOCKS_EXCLUDED(mu_);

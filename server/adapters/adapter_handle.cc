@@ -46,6 +46,8 @@ std::optional<absl::Status> AdapterHandle::MakeResident(
   return absl::OkStatus();
 }
 
+void AdapterHandle::CountUse() { registry_->CountUse(name_, id_); }
+
 void AdapterHandle::OnForcedUnload(std::function<void()> cancel) {
   registry_->OnForcedUnload(name_, id_, use_, std::move(cancel));
 }

@@ -49,6 +49,9 @@ class AdapterHandle {
   // REQUIRES: resident().
   const PreparedAdapterPtr& prepared() const { return prepared_; }
 
+  // Counts a request that uses the adapter: AdapterInfo::use_count.
+  void CountUse();
+
   // Calls `cancel` once if somebody unloads the adapter by force, or has done
   // so already: the user should drop the handle soon. On any thread, without a
   // lock, perhaps while the handle is being dropped.

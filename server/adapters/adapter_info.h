@@ -93,7 +93,7 @@ struct AdapterInfo {
   AdapterReport report;
   absl::Time load_time = absl::InfinitePast();
   absl::Time last_use_time = absl::InfinitePast();  // InfinitePast: never used
-  int64_t use_count = 0;                            // handles given out so far
+  int64_t use_count = 0;                            // requests so far
   int in_flight = 0;                                // handles that live now
 };
 

@@ -333,7 +333,6 @@ absl::StatusOr<AdapterHandle> AdapterRegistry::Acquire(
 AdapterHandle AdapterRegistry::MakeHandle(Records::iterator record) {
   Record& used = record->second;
   ++used.info.in_flight;
-  ++used.info.use_count;
   used.info.last_use_time = absl::Now();
   used.last_use = ++uses_;
   return AdapterHandle(shared_from_this(), record->first.second, used.last_use,
@@ -420,6 +419,11 @@ void AdapterRegistry::OnForcedUnload(const std::string& name, int64_t id,
     }
   }
   if (cancel != nullptr) cancel();
+}
+
+void AdapterRegistry::CountUse(const std::string& name, int64_t id) {
+  absl::MutexLock lock(&mu_);
+  ++records_.at(std::pair(name, id)).info.use_count;
 }
 
 void AdapterRegistry::Release(const std::string& name, int64_t id,

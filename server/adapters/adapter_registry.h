@@ -123,7 +123,8 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   absl::Status Unload(absl::string_view name, UnloadMode mode, UnloadDone done)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // For AdapterHandle: as its method, and one handle less.
+  // For AdapterHandle: as its methods, and one handle less.
+  void CountUse(const std::string& name, int64_t id) ABSL_LOCKS_EXCLUDED(mu_);
   void OnForcedUnload(const std::string& name, int64_t id, int64_t use,
                       std::function<void()> cancel) ABSL_LOCKS_EXCLUDED(mu_);
   void Release(const std::string& name, int64_t id, int64_t use)

@@ -108,12 +108,6 @@ absl::Status HostFull(const ByteBudget& budget, int64_t bytes,
                 {"limit_bytes", absl::StrCat(budget.limit())}});
 }
 
-// True for an adapter that will have room on the device at another time.
-bool IsFullForNow(const absl::Status& status) {
-  return GetErrorReason(status) == ErrorReason::kAdapterCacheFull &&
-         GetRetryDelay(status).has_value();
-}
-
 // What is known of a file before it is loaded.
 AdapterInfo DescribeFile(const AdapterFile& file, const std::string& name,
                          const AdapterStore::LoadRequest& request) {
@@ -261,7 +255,7 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
   info.report = content->report;
   // While the device is full of what requests use, it stays in host memory.
   const absl::Status resident = cache_->MakeResident(content).status();
-  if (!IsFullForNow(resident)) GRAFT_RETURN_IF_ERROR(resident);
+  if (!IsDeviceFullForNow(resident)) GRAFT_RETURN_IF_ERROR(resident);
   return LoadResult{reservation->Activate(std::move(info), std::move(content),
                                           file.stamp, handle),
                     false};

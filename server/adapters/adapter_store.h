@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "server/adapters/adapter_cache.h"
 #include "server/adapters/adapter_handle.h"
 #include "server/adapters/adapter_info.h"
@@ -195,6 +196,17 @@ class AdapterStore {
   using AcquireDone = std::function<void(absl::StatusOr<AdapterHandle>)>;
   void AcquireResident(absl::string_view name, absl::string_view sha256,
                        Executor* executor, AcquireDone done);
+
+  // AdapterCache::CheckRoom.
+  absl::Status CheckRoomOnDevice(absl::Span<const PreparedAdapterPtr> held,
+                                 int64_t bytes) const {
+    return cache_->CheckRoom(held, bytes);
+  }
+
+  // Drops what is prepared of the adapter that was not used for the longest
+  // time, of those that are not pinned, in use or merged. False if there is
+  // none.
+  bool EvictFromDevice() { return cache_->EvictOne(); }
 
   // Looks whether files of autoloaded adapters have changed. New requests get
   // the new content, those under way finish with theirs; an adapter whose file

@@ -8,8 +8,37 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
+#include "server/engine/device_lost.h"
 
 namespace graft {
+namespace {
+
+// Errors of CUDA that stay for the life of the process, by the numbers of
+// driver_types.h (whose header a build without CUDA does not have).
+bool IsSticky(int32_t cuda_error) {
+  switch (cuda_error) {
+    case 46:   // devices unavailable
+    case 214:  // uncorrectable memory error
+    case 220:  // uncorrectable NVLink error
+    case 226:  // contained memory error
+    case 700:  // illegal address
+    case 702:  // launch timeout
+    case 709:  // context is destroyed
+    case 710:  // assertion
+    case 714:  // hardware stack error
+    case 715:  // illegal instruction
+    case 716:  // misaligned address
+    case 717:  // invalid address space
+    case 718:  // invalid program counter
+    case 719:  // launch failure
+    case 999:  // unknown
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
 
 absl::Status StatusFromCurrentException() {
   try {
@@ -18,6 +47,14 @@ absl::Status StatusFromCurrentException() {
     return Error(ErrorReason::kGpuOutOfMemory,
                  absl::StrCat("the device has not enough memory: ",
                               e.what_without_backtrace()));
+  } catch (const c10::AcceleratorError& e) {
+    constexpr int32_t kOutOfMemory = 2;
+    const char* const what = e.what_without_backtrace();
+    if (IsSticky(e.get_error_code())) return DeviceLostError(what);
+    return Error(e.get_error_code() == kOutOfMemory
+                     ? ErrorReason::kGpuOutOfMemory
+                     : ErrorReason::kInternal,
+                 what);
   } catch (const std::bad_alloc&) {
     return Error(ErrorReason::kGpuOutOfMemory,
                  "the host has not enough memory");

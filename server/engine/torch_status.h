@@ -10,8 +10,8 @@
 namespace graft {
 
 // The Status of the exception now being handled: out of memory (device or host)
-// is GPU_OUT_OF_MEMORY, anything else INTERNAL. REQUIRES: called from a catch
-// block.
+// is GPU_OUT_OF_MEMORY, anything else INTERNAL; IsDeviceLost() if the device's
+// driver will not get over it. REQUIRES: called from a catch block.
 absl::Status StatusFromCurrentException();
 
 // Runs `f`, which returns a Status or a StatusOr, and turns what it throws into

@@ -1,6 +1,7 @@
 #include "server/rpc/adapter_service.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +28,47 @@ v1::Adapter Describe(const Backend& backend, const AdapterInfo& info) {
                  backend.scheduler->resident());
 }
 
+// Brings an adapter to the device, calls `use` while it is there, and then
+// `done` on one of the loader's threads. If there is no room and the device is
+// idle, what was merged last gives way. Blocks on reading and preparing.
+void BringToDevice(const Backend& backend, const std::string& name,
+                   const std::function<absl::Status()>& use,
+                   const UnaryDone& done) {
+  const auto acquire = [&backend, name](AdapterStore::AcquireDone acquired) {
+    backend.adapters->AcquireResident(name, /*sha256=*/"", backend.loader,
+                                      std::move(acquired));
+  };
+  const auto finish = [use, done](absl::StatusOr<AdapterHandle> handle) {
+    const absl::Status status = handle.ok() ? use() : handle.status();
+    handle = AdapterHandle();  // nobody finds it in use after the answer
+    done(status);
+  };
+  acquire([&backend, acquire, finish](absl::StatusOr<AdapterHandle> handle) {
+    if (!IsDeviceFullForNow(handle.status())) {
+      finish(std::move(handle));
+      return;
+    }
+    backend.scheduler->LetGoWhileIdle([&backend, acquire, finish] {
+      backend.loader->Run([acquire, finish] { acquire(finish); });
+    });
+  });
+}
+
+// An adapter that is pinned belongs on the device. It is loaded in any case: if
+// there is no room, the next request that names it finds some.
+void AnswerPinned(const Backend& backend, const std::string& name,
+                  v1::LoadAdapterResponse& response, const UnaryDone& done) {
+  const auto describe = [&backend, &response, name]() -> absl::Status {
+    GRAFT_ASSIGN_OR_RETURN(const AdapterInfo info, backend.adapters->Get(name));
+    *response.mutable_adapter() = Describe(backend, info);
+    return absl::OkStatus();
+  };
+  BringToDevice(backend, name, describe,
+                [describe, done](const absl::Status& status) {
+                  done(IsDeviceFullForNow(status) ? describe() : status);
+                });
+}
+
 // Reads the file and fills in the response. Blocks, but leaves the loader's
 // threads to others while another load of the same name is under way.
 void Load(const Backend& backend, const v1::LoadAdapterRequest& request,
@@ -35,11 +77,18 @@ void Load(const Backend& backend, const v1::LoadAdapterRequest& request,
       FromProto(request), backend.loader,
       [&backend, &response, done = std::move(done)](
           const absl::StatusOr<AdapterStore::LoadResult>& result) {
-        if (result.ok()) {
-          *response.mutable_adapter() = Describe(backend, result->adapter);
-          response.set_already_loaded(result->already_loaded);
+        if (!result.ok()) {
+          done(result.status());
+          return;
         }
-        done(result.status());
+        const AdapterInfo& adapter = result->adapter;
+        *response.mutable_adapter() = Describe(backend, adapter);
+        response.set_already_loaded(result->already_loaded);
+        if (adapter.pinned && adapter.residency == AdapterResidency::kHost) {
+          AnswerPinned(backend, adapter.name, response, done);
+        } else {
+          done(absl::OkStatus());
+        }
       });
 }
 
@@ -232,12 +281,10 @@ grpc::ServerUnaryReactor* AdapterServiceImpl::UpdateAdapter(
         }
         // To the device first; the pin keeps it there.
         backend.loader->Run([=, &backend, done = std::move(done)] {
-          backend.adapters->AcquireResident(
-              name, /*sha256=*/"", backend.loader,
-              [=, &backend](const absl::StatusOr<AdapterHandle>& handle) {
-                done(handle.ok() ? Update(backend, *request, *response)
-                                 : handle.status());
-              });
+          BringToDevice(
+              backend, name,
+              [=, &backend] { return Update(backend, *request, *response); },
+              done);
         });
       });
 }

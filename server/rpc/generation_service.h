@@ -4,9 +4,6 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <atomic>
-#include <memory>
-
 #include "absl/status/status.h"
 #include "graft/v1/generation.grpc.pb.h"
 #include "server/rpc/generate_reactor.h"
@@ -19,7 +16,7 @@
 
 namespace graft {
 
-// graft.v1.GenerationService: validates, pins the adapters, submits. Knows the
+// graft.v1.GenerationService: validates and submits. Knows the
 // requests by their ids and nothing else beyond one call. Thread-safe.
 class GenerationServiceImpl final
     : public v1::GenerationService::CallbackService {
@@ -52,19 +49,9 @@ class GenerationServiceImpl final
                      const v1::GenerateImageRequest& request,
                      GenerateReactor& reactor);
 
-  // Pins the adapters and hands `request` to the scheduler: at once, or from
-  // the backend's loader once they are loaded, and then `generation` hears of
-  // errors.
-  absl::Status SubmitOrLoad(
-      const Backend& backend, GenerationRequest request, const RpcContext& rpc,
-      const std::shared_ptr<SharedGeneration>& generation);
-
   const RpcEnvironment environment_;
   OpenStreams streams_;
   GenerationRegistry registry_;
-  // Shared with the loader's jobs.
-  const std::shared_ptr<std::atomic<int>> waiting_for_loader_ =
-      std::make_shared<std::atomic<int>>(0);
 };
 
 }  // namespace graft

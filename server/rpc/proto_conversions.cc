@@ -285,6 +285,8 @@ v1::ServerLoad ToServerLoad(const Backend& backend, bool draining) {
   *proto.mutable_device() =
       ToTier(stats.device_adapters, stats.device_bytes, stats.max_device_bytes);
   proto.set_draining(draining);
+  proto.set_loading_requests(
+      static_cast<uint32_t>(backend.requests->load().requests));
   return proto;
 }
 

@@ -11,7 +11,7 @@
 #include "graft/v1/generation.pb.h"
 #include "server/engine/generation_params.h"
 #include "server/scheduling/generation_task.h"
-#include "server/scheduling/weight_schedule.h"
+#include "server/scheduling/request_loader.h"
 
 namespace graft {
 
@@ -48,15 +48,6 @@ struct GenerationDefaults {
   int steps = 25;
   double guidance_scale = 7.5;
   std::string sampler = "ddim";
-};
-
-// An adapter as a request names it, checked.
-struct AdapterChoice {
-  std::string name;
-  std::string sha256;  // lower case; empty: any
-  double weight = 1.0;
-  double text_encoder_weight = 1.0;
-  std::vector<WeightRange> schedule;  // in the order of the steps
 };
 
 // A GenerateImageRequest, checked and completed.

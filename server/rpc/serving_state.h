@@ -11,6 +11,7 @@
 #include "server/common/executor.h"
 #include "server/engine/engine.h"
 #include "server/rpc/request_validation.h"
+#include "server/scheduling/request_loader.h"
 #include "server/scheduling/request_scheduler.h"
 
 namespace graft {
@@ -20,6 +21,7 @@ struct Backend {
   const Engine* engine = nullptr;
   AdapterStore* adapters = nullptr;
   RequestScheduler* scheduler = nullptr;
+  RequestLoader* requests = nullptr;  // the way to it
   Executor* loader = nullptr;  // runs what blocks: reading adapters
   // Commits uploads. Has one thread: of two that replace one another, each has
   // to find what the other has left. One of its own, as a commit can take long.
@@ -28,7 +30,6 @@ struct Backend {
   RequestLimits limits;
   GenerationDefaults defaults;
   bool batching = true;
-  bool autoload = false;  // a request may name a file that is not loaded yet
 };
 
 // Whether the server can do anything yet, or any more:

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/common/error.h"
+#include "server/engine/device_lost.h"
 #include "server/scheduling/task_liveness.h"
 
 namespace graft {
@@ -46,10 +48,10 @@ void AddTime(const std::vector<BatchMember>& batch, absl::Duration duration,
 BatchReport BatchRunner::RunStep(std::vector<BatchMember> batch) {
   BatchReport report;
   Switch(batch, report);
-  Begin(batch);
+  Begin(batch, report);
   Step(batch, report);
-  ShowPreviews(batch);
-  Finish(batch);
+  ShowPreviews(batch, report);
+  Finish(batch, report);
   return report;
 }
 
@@ -66,9 +68,10 @@ void BatchRunner::Switch(Batch& batch, BatchReport& report) {
   if (batch.empty()) return;
   const GenerationTask& task = batch.front().request->task();
   const Generation* const front = GenerationOf(batch.front());
-  const absl::StatusOr<SwitchReport> switched = resident_->SwitchTo(
-      task.adapters, front == nullptr ? 0 : front->steps_done(),
-      task.params.steps);
+  const int step = front == nullptr ? 0 : front->steps_done();
+  const absl::StatusOr<SwitchReport> switched = WithRoom([&] {
+    return resident_->SwitchTo(task.adapters, step, task.params.steps);
+  });
   if (switched.ok()) {
     report.adapter_switch = *switched;
     report.adapters_merged = !resident_->empty();
@@ -78,25 +81,27 @@ void BatchRunner::Switch(Batch& batch, BatchReport& report) {
   if (GetErrorReason(switched.status()) == ErrorReason::kBaseWeightsDrift) {
     report.drift = switched.status();
   }
-  for (const BatchMember& member : batch)
-    member.request->End(switched.status());
+  for (const BatchMember& member : batch) {
+    Fail(*member.request, switched.status(), report);
+  }
   batch.clear();
 }
 
-void BatchRunner::Begin(Batch& batch) {
+void BatchRunner::Begin(Batch& batch, BatchReport& report) {
   for (const BatchMember& member : batch) {
     ActiveRequest& request = *member.request;
     if (request.ended() || GenerationOf(member) != nullptr) continue;
     CheckWanted(request);
     if (request.ended()) continue;
     const absl::Time start = clock_->Now();
+    const GenerationParams params = request.ParamsOfImage(member.image_index);
     absl::StatusOr<std::unique_ptr<Generation>> generation =
-        engine_->Begin(request.ParamsOfImage(member.image_index));
+        WithRoom([&] { return engine_->Begin(params); });
     request.summary().timings.text_encode += clock_->Now() - start;
     if (generation.ok()) {
       request.Begin(member.image_index, *std::move(generation));
     } else {
-      request.End(generation.status());
+      Fail(request, generation.status(), report);
     }
   }
 }
@@ -110,7 +115,7 @@ void BatchRunner::Step(Batch& batch, BatchReport& report) {
   report.denoise = clock_->Now() - start;
   AddTime(batch, report.denoise, &GenerationTimings::denoise);
   for (size_t i = 0; i < batch.size(); ++i) {
-    if (!statuses[i].ok()) batch[i].request->End(statuses[i]);
+    if (!statuses[i].ok()) Fail(*batch[i].request, statuses[i], report);
   }
   DropEnded(batch);
   for (const BatchMember& member : batch) {
@@ -129,7 +134,8 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
   for (const BatchMember& member : batch) {
     generations.push_back(GenerationOf(member));
   }
-  const absl::Status together = engine_->Step(generations);
+  const absl::Status together =
+      WithRoom([&] { return engine_->Step(generations); });
 
   std::vector<absl::Status> statuses;
   for (const Generation* const generation : generations) {
@@ -144,12 +150,13 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
   report.out_of_memory =
       GetErrorReason(together) == ErrorReason::kGpuOutOfMemory;
   for (size_t i = 0; i < generations.size(); ++i) {
-    statuses[i] = engine_->Step(absl::MakeConstSpan(&generations[i], 1));
+    statuses[i] = WithRoom(
+        [&] { return engine_->Step(absl::MakeConstSpan(&generations[i], 1)); });
   }
   return statuses;
 }
 
-void BatchRunner::ShowPreviews(Batch& batch) {
+void BatchRunner::ShowPreviews(Batch& batch, BatchReport& report) {
   for (const BatchMember& member : batch) {
     ActiveRequest& request = *member.request;
     // Perhaps with the preview of another image of it.
@@ -160,32 +167,58 @@ void BatchRunner::ShowPreviews(Batch& batch) {
     if (IsComplete(generation) || generation.steps_done() % interval != 0) {
       continue;
     }
-    absl::StatusOr<Image> picture = engine_->Preview(generation);
+    absl::StatusOr<Image> picture =
+        WithRoom([&] { return engine_->Preview(generation); });
     if (picture.ok()) {
       request.replies().Preview(member.image_index, generation.steps_done(),
                                 generation.steps_total(), *std::move(picture));
     } else {
-      request.End(picture.status());
+      Fail(request, picture.status(), report);
     }
   }
   DropEnded(batch);
 }
 
-void BatchRunner::Finish(Batch& batch) {
+void BatchRunner::Finish(Batch& batch, BatchReport& report) {
   for (const BatchMember& member : batch) {
     ActiveRequest& request = *member.request;
     if (request.ended() || !IsComplete(*GenerationOf(member))) continue;
     CheckWanted(request);
     if (request.ended()) continue;
     const absl::Time start = clock_->Now();
-    absl::StatusOr<Image> image = engine_->Finish(*GenerationOf(member));
+    absl::StatusOr<Image> image =
+        WithRoom([&] { return engine_->Finish(*GenerationOf(member)); });
     request.summary().timings.vae_decode += clock_->Now() - start;
     if (image.ok()) {
       request.Finish(member.image_index, *std::move(image), engine_->info());
     } else {
-      request.End(image.status());
+      Fail(request, image.status(), report);
     }
   }
+}
+
+template <class Stage>
+auto BatchRunner::WithRoom(Stage stage) const -> decltype(stage()) {
+  const auto status_of = [](const auto& result) -> absl::Status {
+    if constexpr (std::is_same_v<decltype(result), const absl::Status&>) {
+      return result;
+    } else {
+      return result.status();
+    }
+  };
+  auto result = stage();
+  while (make_room_ != nullptr &&
+         GetErrorReason(status_of(result)) == ErrorReason::kGpuOutOfMemory &&
+         make_room_()) {
+    result = stage();
+  }
+  return result;
+}
+
+void BatchRunner::Fail(ActiveRequest& request, const absl::Status& status,
+                       BatchReport& report) {
+  if (IsDeviceLost(status)) report.device_lost = status;
+  request.End(status);
 }
 
 void BatchRunner::DropUnwanted(Batch& batch) const {

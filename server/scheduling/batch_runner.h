@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -33,6 +35,8 @@ struct BatchReport {
   bool out_of_memory = false;    // as a batch; each alone was tried after it
   // BASE_WEIGHTS_DRIFT when the switch found that the base cannot be trusted.
   absl::Status drift;
+  // IsDeviceLost() when it is; else OK.
+  absl::Status device_lost;
 };
 
 // Takes a batch through one step: switch to its adapter set, text conditioning
@@ -44,13 +48,19 @@ struct BatchReport {
 // the batch never costs a request its success. Owner-thread-only.
 class BatchRunner {
  public:
-  // All outlive the runner. `aborting`: end all at the next stage.
+  // Makes room in the device's memory; false if there is nothing that can go.
+  using MakeRoom = std::function<bool()>;
+
+  // All outlive the runner. `aborting`: end all at the next stage. `make_room`
+  // (null: never) is called for a stage that runs out of memory, which is then
+  // tried again.
   BatchRunner(Engine* engine, ResidentAdapters* resident, const Clock* clock,
-              const std::atomic<bool>* aborting)
+              const std::atomic<bool>* aborting, MakeRoom make_room)
       : engine_(engine),
         resident_(resident),
         clock_(clock),
-        aborting_(aborting) {}
+        aborting_(aborting),
+        make_room_(std::move(make_room)) {}
 
   // REQUIRES: at least one member; equal batch keys; no request has ended.
   BatchReport RunStep(std::vector<BatchMember> batch);
@@ -63,15 +73,23 @@ class BatchRunner {
 
   // The stages. Each leaves those in `batch` that go on.
   void Switch(Batch& batch, BatchReport& report);
-  void Begin(Batch& batch);
+  void Begin(Batch& batch, BatchReport& report);
   void Step(Batch& batch, BatchReport& report);
   // The previews that are due now.
-  void ShowPreviews(Batch& batch);
-  void Finish(Batch& batch);
+  void ShowPreviews(Batch& batch, BatchReport& report);
+  void Finish(Batch& batch, BatchReport& report);
 
   // Calls the engine's Step for all of `batch` together, and for each alone if
   // that fails as a whole. A status for each.
   std::vector<absl::Status> StepImages(const Batch& batch, BatchReport& report);
+
+  // Calls `stage`, a call of the engine, again as long as it runs out of memory
+  // and room can be made.
+  template <class Stage>
+  auto WithRoom(Stage stage) const -> decltype(stage());
+
+  static void Fail(ActiveRequest& request, const absl::Status& status,
+                   BatchReport& report);
 
   // Ends the requests that are not wanted any more, and takes all that have
   // ended out of `batch`.
@@ -81,6 +99,7 @@ class BatchRunner {
   ResidentAdapters* const resident_;
   const Clock* const clock_;
   const std::atomic<bool>* const aborting_;
+  const MakeRoom make_room_;
 };
 
 }  // namespace graft

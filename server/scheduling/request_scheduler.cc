@@ -49,7 +49,7 @@ RequestScheduler::RequestScheduler(Engine* engine, Executor* encoder,
       guard_(
           &resident_, [this](const absl::Status& status) { OnDrift(status); },
           options.on_verified),
-      runner_(engine, &resident_, clock, &aborting_),
+      runner_(engine, &resident_, clock, &aborting_, options.make_room),
       next_places_(clock->Now() + kPlacesInterval),
       ledger_(max_batch_size()),
       owner_thread_([this] { RunOwnerThread(); }) {}
@@ -79,11 +79,7 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
   absl::Duration wait;
   {
     absl::MutexLock lock(&mu_);
-    if (draining_) {
-      return WithRetryDelay(
-          Error(ErrorReason::kDraining, "the server is shutting down"),
-          options_.retry_delay);
-    }
+    if (draining_) return Draining();
     refusal = CheckRoom(view);
     if (!refusal.ok()) {
       dead = TakeDead(now);
@@ -131,6 +127,12 @@ absl::Status RequestScheduler::CheckRoom(const RequestView& newcomer) const {
           {{"max_queued_requests", absl::StrCat(options_.max_queued_requests)},
            {"max_queued_work", absl::StrCat(options_.max_queued_work)}}),
       delay);
+}
+
+absl::Status RequestScheduler::Draining() const {
+  return WithRetryDelay(
+      Error(ErrorReason::kDraining, "the server is shutting down"),
+      options_.retry_delay);
 }
 
 void RequestScheduler::OnRequestDone() {
@@ -238,16 +240,20 @@ void RequestScheduler::ReleaseAdapter(
   });
 }
 
-void RequestScheduler::LetGoWhileIdle() {
-  RunOnOwnerThread([this](Engine&) {
+void RequestScheduler::LetGoWhileIdle(std::function<void()> done) {
+  RunOnOwnerThread([this, done = std::move(done)](Engine&) {
+    bool idle = false;
     {
       absl::MutexLock lock(&mu_);
-      if (!ledger_.empty()) return;  // it switches as it needs
+      idle = ledger_.empty();  // else it switches as it needs
     }
-    const absl::Status status = resident_.SwitchTo({}, 0, 1).status();
-    if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
-      guard_.ReportDrift(status);
+    if (idle) {
+      const absl::Status status = resident_.SwitchTo({}, 0, 1).status();
+      if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
+        guard_.ReportDrift(status);
+      }
     }
+    done();
   });
 }
 
@@ -393,6 +399,7 @@ void RequestScheduler::RunBatch(const std::vector<BatchMember>& batch) {
   }
   RemoveEnded();
   if (!report.drift.ok()) guard_.ReportDrift(report.drift);
+  if (!report.device_lost.ok()) OnDeviceLost(report.device_lost);
   if (options_.on_step) options_.on_step(report);
 }
 
@@ -420,6 +427,22 @@ void RequestScheduler::RemoveEnded() {
       ledger_.Remove((*it)->id(), (*it)->unused_work());
   }
   active_.erase(ended, active_.end());
+}
+
+void RequestScheduler::OnDeviceLost(const absl::Status& status) {
+  if (std::exchange(device_lost_, true)) return;
+  std::vector<AcceptedRequest> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    draining_ = true;
+    waiting = TakeAll();
+  }
+  for (const AcceptedRequest& request : waiting) {
+    request.replies->Done(Draining(), {});
+  }
+  for (const auto& request : active_) request->End(status);
+  RemoveEnded();
+  if (options_.on_device_lost) options_.on_device_lost(status);
 }
 
 void RequestScheduler::OnDrift(const absl::Status& status) {

@@ -70,6 +70,12 @@ class RequestScheduler {
     // Called on the owner thread with the outcome of every verification of the
     // base's weights, those included that the scheduler makes itself.
     OnVerified on_verified = nullptr;
+    // Called on the owner thread, once, with an error that IsDeviceLost(): what
+    // was accepted has ended, and nothing is admitted any more.
+    std::function<void(const absl::Status&)> on_device_lost = nullptr;
+    // Called on the owner thread when the device's memory does not suffice:
+    // makes room there, and is false if there is nothing that can go.
+    std::function<bool()> make_room = nullptr;
     // Called on the owner thread after every step, for metrics.
     std::function<void(const BatchReport&)> on_step = nullptr;
   };
@@ -107,8 +113,9 @@ class RequestScheduler {
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // Switches to the base if there is no request: what was merged last gives way
-  // to what somebody has to bring to the device for the next one.
-  void LetGoWhileIdle() ABSL_LOCKS_EXCLUDED(mu_);
+  // to what somebody has to bring to the device for the next one. Calls `done`
+  // on the owner thread afterwards.
+  void LetGoWhileIdle(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Compares the base's weights with what was loaded, between two steps, and
   // calls `done` on the owner thread. What differs ends all requests that the
@@ -149,6 +156,9 @@ class RequestScheduler {
   // OK if there is room for `newcomer`, or the refusal.
   absl::Status CheckRoom(const RequestView& newcomer) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
+  // DRAINING with a retry delay.
+  absl::Status Draining() const;
 
   // Refuses new tasks and ends the accepted ones ADMIN_CANCELLED: those that
   // wait at once, the running ones before their next stage.
@@ -201,6 +211,9 @@ class RequestScheduler {
   // Removes the requests that have ended from the active ones.
   void RemoveEnded() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Ends everything: what has begun with `status`, what waits with DRAINING.
+  void OnDeviceLost(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+
   // Tells the listener, and ends the active requests if the base drifted.
   void OnDrift(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -220,6 +233,7 @@ class RequestScheduler {
   std::vector<std::unique_ptr<ActiveRequest>> active_;
   absl::Time next_places_;  // when TellPlaces has something to do
   BatchStop batch_stop_ = BatchStop::kFull;  // of the batch at hand
+  bool device_lost_ = false;
 
   mutable absl::Mutex mu_;
   // Every request that is not over; those that wait are in queue_ as well.

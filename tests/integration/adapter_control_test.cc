@@ -141,6 +141,68 @@ TEST_F(AdapterControlTest, LoadCanPinAtOnceAndWhatIsLoadedAlready) {
   EXPECT_TRUE(Get("night").pinned());
 }
 
+// Whose device has room for one adapter.
+class RoomForOneTest : public AdapterControlTest {
+ protected:
+  RoomForOneTest()
+      : AdapterControlTest([](DaemonOptions& options) {
+          InProcessDaemon unlimited;
+          unlimited.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+          GraftClient client({.server = unlimited.address()});
+          v1::LoadAdapterRequest load;
+          load.set_path("ink.safetensors");
+          EXPECT_TRUE(client.LoadAdapter(load).ok());
+          options.max_adapter_device_bytes =
+              unlimited.engine().memory().adapter_bytes;
+        }) {}
+
+  // Merges the adapter, which then has the room.
+  void DrawWith(const std::string& name) {
+    v1::GenerateImageRequest request;
+    request.set_steps(1);
+    request.add_adapters()->set_name(name);
+    EXPECT_TRUE(
+        client_.Generate(request, [](const v1::GenerateImageResponse&) {})
+            .ok());
+  }
+};
+
+TEST_F(RoomForOneTest, WhatWasMergedLastGivesWayToAPin) {
+  ASSERT_TRUE(Load("ink").ok());
+  ASSERT_TRUE(Load("night", /*pinned=*/false, 1).ok());
+  DrawWith("ink");
+  const auto pinned = Update("night", true, {"pinned"});
+  ASSERT_TRUE(pinned.ok()) << pinned.status();
+  EXPECT_EQ(pinned->residency(), v1::Adapter::RESIDENCY_DEVICE);
+  // Another pin does not.
+  EXPECT_EQ(ErrorReasonOf(Update("ink", true, {"pinned"}).status()),
+            "ADAPTER_CACHE_FULL");
+  EXPECT_FALSE(Get("ink").pinned());
+}
+
+TEST_F(RoomForOneTest, WhatIsLoadedPinnedIsOnTheDevice) {
+  ASSERT_TRUE(Load("ink").ok());
+  ASSERT_TRUE(Load("night", /*pinned=*/false, 1).ok());
+  DrawWith("ink");
+  const auto again = Load("night", /*pinned=*/true, 1);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->residency(), v1::Adapter::RESIDENCY_DEVICE);
+  // Its pin goes over to what replaces it, and keeps that out until then.
+  daemon_.adapter_dir().Write("night.safetensors", TinyLoraFile(2));
+  v1::LoadAdapterRequest request;
+  request.set_path("night.safetensors");
+  request.set_allow_replace(true);
+  const auto replaced = client_.LoadAdapter(request);
+  ASSERT_TRUE(replaced.ok()) << replaced.status();
+  EXPECT_TRUE(replaced->adapter().pinned());
+  EXPECT_EQ(replaced->adapter().residency(), v1::Adapter::RESIDENCY_DEVICE);
+  // Where there is no room it is loaded all the same.
+  const auto full = Load("pastel", /*pinned=*/true, 3);
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_TRUE(full->pinned());
+  EXPECT_EQ(full->residency(), v1::Adapter::RESIDENCY_HOST);
+}
+
 TEST_F(AdapterControlTest, UnloadCannotBothRefuseAndForce) {
   ASSERT_TRUE(Load("ink").ok());
   EXPECT_EQ(ErrorReasonOf(Unload("ink", /*force=*/true,

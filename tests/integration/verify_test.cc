@@ -10,6 +10,7 @@
 #include "graft/v1/generation.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
+#include "server/engine/device_lost.h"
 #include "tests/integration/health_client.h"
 #include "tests/integration/in_process_daemon.h"
 #include "tests/testing/status_matchers.h"
@@ -104,6 +105,25 @@ TEST_F(VerifyTest, DamageBeyondRepairStopsTheDaemon) {
   EXPECT_THAT(daemon_.daemon().WaitForStop(),
               HasReason(ErrorReason::kBaseWeightsDrift, HasSubstr("a")));
   daemon_.Stop();
+}
+
+// As after damage beyond repair: another process can go on.
+TEST_F(VerifyTest, ALostDeviceStopsTheDaemon) {
+  daemon_.engine().Fail(Call::kStep, DeviceLostError("illegal address"));
+  const auto generation = v1::GenerationService::NewStub(channel_);
+  const auto generate = [&generation] {
+    v1::GenerateImageRequest request;
+    request.set_steps(1);
+    grpc::ClientContext context;
+    const auto reader = generation->GenerateImage(&context, request);
+    v1::GenerateImageResponse response;
+    while (reader->Read(&response)) continue;
+    return ReasonOf(reader->Finish());
+  };
+  EXPECT_EQ(generate(), "INTERNAL");
+  EXPECT_TRUE(IsDeviceLost(daemon_.daemon().WaitForStop()));
+  ExpectHealth(Health::kNotServing);
+  EXPECT_EQ(generate(), "DRAINING");
 }
 
 TEST_F(VerifyTest, DamageFoundAtASwitchIsRepaired) {

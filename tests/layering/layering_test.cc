@@ -37,7 +37,8 @@ const std::vector<std::string> kSpecialHeaders = {
     "openssl/", "png.h",   "re2/",        "spdlog/",   "torch/"};
 
 const std::vector<std::string> kPublicEngine = {
-    "server/engine/adapter_weights.h",   "server/engine/engine.h",
+    "server/engine/adapter_weights.h",   "server/engine/device_lost.cc",
+    "server/engine/device_lost.h",       "server/engine/engine.h",
     "server/engine/engine_names.cc",     "server/engine/engine_options.h",
     "server/engine/generation_params.h", "server/engine/module_table.h",
     "server/engine/torch_engine.h"};
@@ -74,7 +75,8 @@ const std::vector<Room>& Rooms() {
        {"nlohmann/"}},
       {"engine (public)",
        kPublicEngine,
-       Join({"server/image/image.h", "server/safetensors/tensor_view.h"},
+       Join({"server/common/", "server/image/image.h",
+             "server/safetensors/tensor_view.h"},
             kPublicEngine),
        {}},
       {"engine (private)",

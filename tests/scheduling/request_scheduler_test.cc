@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/common/error.h"
+#include "server/engine/device_lost.h"
 #include "tests/scheduling/scheduler_fixture.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/status_matchers.h"
@@ -409,6 +410,57 @@ TEST_F(RequestSchedulerTest, DestructionEndsEverything) {
   engine_.Unblock(Call::kStep);
   destroy.join();
   EXPECT_TRUE(running.observer->done());
+}
+
+// What was accepted ends, and the observer of the process hears of it.
+TEST_F(SchedulerFixture, ALostDeviceEndsEverything) {
+  std::vector<absl::Status> lost;
+  Start({.batching = false, .on_device_lost = [&](const absl::Status& status) {
+           lost.push_back(status);
+         }});
+  const Submitted running = SubmitAndBlockIn(Call::kStep, Task(1));
+  const Submitted waiting = Submit(Task(2));
+  engine_.Fail(Call::kStep, DeviceLostError("illegal address"));
+  engine_.Unblock(Call::kStep);
+  EXPECT_TRUE(IsDeviceLost(running.observer->Wait()));
+  EXPECT_THAT(waiting.observer->Wait(), HasReason(ErrorReason::kDraining));
+  EXPECT_THAT(Submit(Task(3)).accepted, HasReason(ErrorReason::kDraining));
+  scheduler_.reset();
+  EXPECT_THAT(lost, SizeIs(1));
+}
+
+// Each stage of a request, one after the other, runs out of memory until what
+// need not be there has gone.
+TEST_F(SchedulerFixture, WhatNeedNotBeOnTheDeviceGivesWayToAStage) {
+  const absl::Status full = Error(ErrorReason::kGpuOutOfMemory, "full");
+  constexpr Call kStages[] = {Call::kSwitch, Call::kBegin, Call::kStep,
+                              Call::kPreview, Call::kFinish};
+  int asked = 0;
+  Start({.make_room = [&] {
+    // The second of two is enough.
+    if (++asked % 2 == 0) {
+      for (const Call stage : kStages) engine_.Fail(stage, absl::OkStatus());
+    }
+    return true;
+  }});
+  for (const Call stage : kStages) {
+    engine_.Fail(stage, full);
+    std::unique_ptr<GenerationTask> task = Task();
+    task->preview_interval = 1;
+    EXPECT_THAT(Submit(std::move(task)).observer->Wait(), IsOk());
+  }
+  scheduler_.reset();
+  EXPECT_EQ(asked, 10);
+}
+
+TEST_F(SchedulerFixture, AStageThatStaysOutOfMemoryFails) {
+  int left = 3;
+  Start({.make_room = [&] { return left-- > 0; }});
+  engine_.Fail(Call::kBegin, Error(ErrorReason::kGpuOutOfMemory, "full"));
+  EXPECT_THAT(Submit(Task()).observer->Wait(),
+              HasReason(ErrorReason::kGpuOutOfMemory));
+  scheduler_.reset();
+  EXPECT_EQ(left, -1);
 }
 
 }  // namespace

@@ -61,8 +61,12 @@ void* CurrentStream(at::Device device) {
   return guard.getStreamNativeHandle(guard.getStream(device));
 }
 
+// As LibTorch reports its own.
 void Check(int error) {
-  TORCH_CHECK(error == 0, "CUDA kernel: ", TheLibrary().error_string(error));
+  if (error == 0) return;
+  throw c10::AcceleratorError(
+      {__func__, __FILE__, static_cast<uint32_t>(__LINE__)}, error,
+      absl::StrCat("CUDA kernel: ", TheLibrary().error_string(error)));
 }
 
 }  // namespace
