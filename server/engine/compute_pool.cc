@@ -41,19 +41,21 @@ void ComputePool::RunOnAll(const std::function<void(int)>& f) {
   absl::Mutex mu;
   std::exception_ptr first;
   absl::BlockingCounter running(threads_);
-  for (int i = 0; i < threads_; ++i) {
-    executor_.Run([&, i] {
-      try {
-        const c10::InferenceMode inference;
-        f(i);
-      } catch (...) {
-        absl::MutexLock lock(&mu);
-        if (first == nullptr) first = std::current_exception();
-      }
-      running.DecrementCount();
-    });
-  }
-  running.Wait();
+  const auto run = [&](int i) {
+    try {
+      const c10::InferenceMode inference;
+      f(i);
+    } catch (...) {
+      absl::MutexLock lock(&mu);
+      if (first == nullptr) first = std::current_exception();
+    }
+    running.DecrementCount();
+  };
+  // Those that are queued use what is here: nothing may leave before the end.
+  [&]() noexcept {
+    for (int i = 0; i < threads_; ++i) executor_.Run([&run, i] { run(i); });
+    running.Wait();
+  }();
   if (first != nullptr) std::rethrow_exception(first);
 }
 
@@ -71,6 +73,13 @@ void ComputePool::ForEach(size_t count, const std::function<void(size_t)>& f) {
       throw;
     }
   });
+}
+
+void ComputeAlone(const std::function<void()>& f) {
+  static absl::Mutex mu(absl::kConstInit);
+  absl::MutexLock lock(&mu);
+  static auto* const pool = new ComputePool(1);
+  pool->RunOnAll([&f](int) { f(); });
 }
 
 }  // namespace graft

@@ -35,6 +35,13 @@ class ComputePool {
   ThreadPoolExecutor executor_;
 };
 
+// Calls `f` on a thread that LibTorch computes on alone, in inference mode, one
+// call at a time in the whole process, and returns when it has returned: for
+// what has to have the same bits however many threads there are, or what
+// several threads cannot do at once (MKL's LU decomposition, which LibTorch's
+// batched one calls from many). Throws what `f` throws. Thread-safe.
+void ComputeAlone(const std::function<void()>& f);
+
 }  // namespace graft
 
 #endif  // GRAFT_SERVER_ENGINE_COMPUTE_POOL_H_

@@ -24,6 +24,7 @@
 #include "server/engine/compute_pool.h"
 #include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/device.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/models/base_model.h"
 #include "server/engine/models/config_reader.h"
 #include "server/engine/models/model_files.h"
@@ -217,9 +218,7 @@ absl::Status TorchEngine::WarmUp() {
     return absl::OkStatus();
   });
   // Smaller images, or other ones, may well be possible.
-  const auto reason = GetErrorReason(status);
-  if (reason == ErrorReason::kGpuOutOfMemory ||
-      reason == ErrorReason::kNonFiniteLatents) {
+  if (!status.ok() && !IsDeviceLost(status)) {
     GRAFT_LOG(kWarning, "the first image, to warm up, could not be made",
               {{"error", std::string(status.message())}});
     return absl::OkStatus();

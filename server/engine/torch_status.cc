@@ -38,6 +38,18 @@ bool IsSticky(int32_t cuda_error) {
   }
 }
 
+// NVIDIA's libraries take memory beside LibTorch's, and say so in their own
+// ways.
+bool IsWantOfDeviceMemory(absl::string_view what) {
+  for (const char* const text :
+       {"CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "unable to find an engine to execute this computation"}) {
+    if (absl::StrContains(what, text)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::Status StatusFromCurrentException() {
@@ -64,6 +76,10 @@ absl::Status StatusFromCurrentException() {
     if (absl::StrContains(what, "DefaultCPUAllocator")) {
       return Error(ErrorReason::kGpuOutOfMemory,
                    absl::StrCat("the host has not enough memory: ", what));
+    }
+    if (IsWantOfDeviceMemory(what)) {
+      return Error(ErrorReason::kGpuOutOfMemory,
+                   absl::StrCat("the device has not enough memory: ", what));
     }
     return Error(ErrorReason::kInternal, what);
   } catch (const std::exception& e) {

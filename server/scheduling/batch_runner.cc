@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <type_traits>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -134,8 +133,7 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
   for (const BatchMember& member : batch) {
     generations.push_back(GenerationOf(member));
   }
-  const absl::Status together =
-      WithRoom([&] { return engine_->Step(generations); });
+  const absl::Status together = StepTogether(generations);
 
   std::vector<absl::Status> statuses;
   for (const Generation* const generation : generations) {
@@ -150,8 +148,7 @@ std::vector<absl::Status> BatchRunner::StepImages(const Batch& batch,
   report.out_of_memory =
       GetErrorReason(together) == ErrorReason::kGpuOutOfMemory;
   for (size_t i = 0; i < generations.size(); ++i) {
-    statuses[i] = WithRoom(
-        [&] { return engine_->Step(absl::MakeConstSpan(&generations[i], 1)); });
+    statuses[i] = StepTogether(absl::MakeConstSpan(&generations[i], 1));
   }
   return statuses;
 }
@@ -199,20 +196,26 @@ void BatchRunner::Finish(Batch& batch, BatchReport& report) {
 
 template <class Stage>
 auto BatchRunner::WithRoom(Stage stage) const -> decltype(stage()) {
-  const auto status_of = [](const auto& result) -> absl::Status {
-    if constexpr (std::is_same_v<decltype(result), const absl::Status&>) {
-      return result;
-    } else {
-      return result.status();
-    }
-  };
   auto result = stage();
-  while (make_room_ != nullptr &&
-         GetErrorReason(status_of(result)) == ErrorReason::kGpuOutOfMemory &&
-         make_room_()) {
-    result = stage();
-  }
+  while (MadeRoom(result.status())) result = stage();
   return result;
+}
+
+bool BatchRunner::MadeRoom(const absl::Status& status) const {
+  return make_room_ != nullptr &&
+         GetErrorReason(status) == ErrorReason::kGpuOutOfMemory && make_room_();
+}
+
+absl::Status BatchRunner::StepTogether(
+    absl::Span<Generation* const> generations) const {
+  while (true) {
+    const absl::Status status = engine_->Step(generations);
+    // Where one image has failed, the others have made their step.
+    const bool whole = std::all_of(
+        generations.begin(), generations.end(),
+        [](const Generation* image) { return image->status().ok(); });
+    if (!whole || !MadeRoom(status)) return status;
+  }
 }
 
 void BatchRunner::Fail(ActiveRequest& request, const absl::Status& status,

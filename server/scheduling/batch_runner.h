@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/common/clock.h"
 #include "server/engine/engine.h"
 #include "server/scheduling/active_request.h"
@@ -83,10 +84,15 @@ class BatchRunner {
   // that fails as a whole. A status for each.
   std::vector<absl::Status> StepImages(const Batch& batch, BatchReport& report);
 
-  // Calls `stage`, a call of the engine, again as long as it runs out of memory
-  // and room can be made.
+  // Calls `stage`, a call of the engine for a StatusOr, again as long as it
+  // runs out of memory and room can be made.
   template <class Stage>
   auto WithRoom(Stage stage) const -> decltype(stage());
+
+  // Whether `status` is for want of memory, and some was made.
+  bool MadeRoom(const absl::Status& status) const;
+  // WithRoom for a step, which must not be made twice.
+  absl::Status StepTogether(absl::Span<Generation* const> generations) const;
 
   static void Fail(ActiveRequest& request, const absl::Status& status,
                    BatchReport& report);

@@ -35,6 +35,13 @@ TEST(TorchStatusTest, MemoryThatIsNotThereIsToldFromOtherErrors) {
   constexpr int kCudaOutOfMemory = 2;
   EXPECT_THAT(StatusOfCudaError(kCudaOutOfMemory),
               HasReason(ErrorReason::kGpuOutOfMemory));
+  for (const char* const what :
+       {"CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+        "GET was unable to find an engine to execute this computation"}) {
+    EXPECT_THAT(CatchTorchErrors(
+                    [what]() -> absl::Status { TORCH_CHECK(false, what); }),
+                HasReason(ErrorReason::kGpuOutOfMemory));
+  }
   EXPECT_THAT(
       CatchTorchErrors([]() -> absl::Status { throw std::bad_alloc(); }),
       HasReason(ErrorReason::kGpuOutOfMemory));

@@ -453,6 +453,19 @@ TEST_F(SchedulerFixture, WhatNeedNotBeOnTheDeviceGivesWayToAStage) {
   EXPECT_EQ(asked, 10);
 }
 
+// The others have made it.
+TEST_F(SchedulerFixture, AStepThatFailsForOneImageIsNotMadeAgain) {
+  Start({.make_room = [] { return true; }});
+  engine_.FailSeed(2, /*step=*/0, Error(ErrorReason::kGpuOutOfMemory, "full"));
+  HoldDevice();
+  const Submitted first = Submit(Task(1));
+  const Submitted second = Submit(Task(2));
+  ReleaseDevice();
+  EXPECT_THAT(first.observer->Wait(), IsOk());
+  EXPECT_THAT(second.observer->Wait(), HasReason(ErrorReason::kGpuOutOfMemory));
+  EXPECT_EQ(engine_.calls(Call::kStep), 2);
+}
+
 TEST_F(SchedulerFixture, AStageThatStaysOutOfMemoryFails) {
   int left = 3;
   Start({.make_room = [&] { return left-- > 0; }});

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
+#include "server/engine/compute_pool.h"
 #include "server/engine/cuda/cuda_kernels.h"
 #include "server/engine/cuda/warp_factors.h"
 #include "server/engine/weights/switch_pass.h"
@@ -63,8 +64,11 @@ at::Tensor Upload(const std::vector<uint16_t>& elements, at::Device device) {
 // sum_b core[a, b, y, x] * in[b, q] as a matrix [a, q * y * x]: what turns a
 // Tucker form into a product of two matrices. In float64, rounded once.
 at::Tensor ContractCore(const at::Tensor& core, const at::Tensor& in) {
-  const at::Tensor contracted =
-      at::einsum("abyx,bq->aqyx", {core.to(at::kDouble), in.to(at::kDouble)});
+  at::Tensor contracted;
+  ComputeAlone([&] {
+    contracted =
+        at::einsum("abyx,bq->aqyx", {core.to(at::kDouble), in.to(at::kDouble)});
+  });
   return AsMatrix(contracted.to(at::kFloat));
 }
 
@@ -183,7 +187,9 @@ absl::Status DeltaFactors::PackLokr(const AdapterTarget& target,
       right = ContractCore(NativeTensor(*t), right).to(at::kDouble);
     }
     if (left.size(1) != right.size(0)) return {};
-    return at::mm(left, right).to(at::kFloat).contiguous();
+    at::Tensor product;
+    ComputeAlone([&] { product = at::mm(left, right); });
+    return product.to(at::kFloat).contiguous();
   };
   const at::Tensor w1 = side(FactorRole::kLokrW1, FactorRole::kLokrW1A,
                              FactorRole::kLokrW1B, nullptr);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/common/status_macros.h"
+#include "server/engine/compute_pool.h"
 #include "server/engine/weights/delta_factors.h"
 
 namespace graft {
@@ -106,15 +107,20 @@ class Glora : public WeightFunction {
 
 // The rotations (I + Q)(I - Q)^-1 of blocks [..., n, n], in float64.
 at::Tensor CayleyRotations(const at::Tensor& blocks, double constraint) {
-  at::Tensor q = blocks.to(at::kDouble);
-  q = q - q.transpose(-1, -2);
-  if (constraint > 0) {
-    const double norm = q.norm().item<double>();
-    if (norm > constraint) q = q * (constraint / norm);
-  }
-  const at::Tensor identity =
-      at::eye(q.size(-1), at::TensorOptions().dtype(at::kDouble));
-  return at::matmul(identity + q, at::inverse(identity - q)).to(at::kFloat);
+  at::Tensor rotations;
+  ComputeAlone([&] {
+    at::Tensor q = blocks.to(at::kDouble);
+    q = q - q.transpose(-1, -2);
+    if (constraint > 0) {
+      const double norm = q.norm().item<double>();
+      if (norm > constraint) q = q * (constraint / norm);
+    }
+    const at::Tensor identity =
+        at::eye(q.size(-1), at::TensorOptions().dtype(at::kDouble));
+    rotations =
+        at::matmul(identity + q, at::inverse(identity - q)).to(at::kFloat);
+  });
+  return rotations;
 }
 
 // W' = rows in order, in K blocks, each times R_k^T; arXiv:2306.07280.
