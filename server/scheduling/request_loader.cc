@@ -237,7 +237,7 @@ void RequestLoader::LoadNext(const WaiterPtr& waiter) {
   bool others_wait = false;
   {
     absl::MutexLock lock(&mu_);
-    others_wait = first_ != nullptr || !for_room_.empty();
+    others_wait = first_ != nullptr;
   }
   if (others_wait) {
     // They were here before, and want the room that this has found.
@@ -272,6 +272,11 @@ void RequestLoader::WaitForRoom(const WaiterPtr& waiter) {
   waiter->full_since = clock_->Now();
   absl::MutexLock lock(&mu_);
   for_room_.Push(waiter->task->tenant, waiter);
+  ChooseFirst();
+}
+
+void RequestLoader::ChooseFirst() {
+  if (first_ == nullptr && !for_room_.empty()) first_ = for_room_.Pop();
 }
 
 void RequestLoader::RunRoomThread() {
@@ -283,12 +288,11 @@ void RequestLoader::RunRoomThread() {
 
 bool RequestLoader::AwaitWaiters() {
   const auto needed = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return first_ != nullptr || !for_room_.empty() ||
-           (stopping_ && waiting_ == 0);
+    return first_ != nullptr || (stopping_ && waiting_ == 0);
   };
   absl::MutexLock lock(&mu_);
   mu_.Await(absl::Condition(&needed));
-  return first_ != nullptr || !for_room_.empty();
+  return first_ != nullptr;
 }
 
 void RequestLoader::EndUnwanted() {
@@ -322,10 +326,6 @@ bool RequestLoader::ServeFirst() {
   WaiterPtr first;
   {
     absl::MutexLock lock(&mu_);
-    if (first_ == nullptr) {
-      if (for_room_.empty()) return true;
-      first_ = for_room_.Pop();
-    }
     first = first_;
   }
   std::vector<RequestedAdapter>& adapters = first->task->adapters;
@@ -353,6 +353,7 @@ bool RequestLoader::ServeFirst() {
   {
     absl::MutexLock lock(&mu_);
     first_ = nullptr;
+    ChooseFirst();
   }
   if (status.ok()) {
     HandOver(*first);

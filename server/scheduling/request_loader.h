@@ -137,6 +137,9 @@ class RequestLoader {
   // Puts a request that has no adapter any more into the line.
   void WaitForRoom(const WaiterPtr& waiter) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Where the line has no first one, the next is it.
+  void ChooseFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   void RunRoomThread();
   // Waits until somebody is in the line; false when the loader ends.
   bool AwaitWaiters() ABSL_LOCKS_EXCLUDED(mu_);
@@ -175,8 +178,9 @@ class RequestLoader {
   std::map<std::string, int> of_adapter_ ABSL_GUARDED_BY(mu_);
   TenantLine<WaiterPtr> to_load_ ABSL_GUARDED_BY(mu_);
   int loading_ ABSL_GUARDED_BY(mu_) = 0;  // jobs on the executor
+  // The line for room, and its first, which is not in it any more.
   TenantLine<WaiterPtr> for_room_ ABSL_GUARDED_BY(mu_);
-  WaiterPtr first_ ABSL_GUARDED_BY(mu_);  // whose turn it is for room
+  WaiterPtr first_ ABSL_GUARDED_BY(mu_);
   bool letting_go_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
