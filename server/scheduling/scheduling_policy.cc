@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "absl/types/span.h"
@@ -25,13 +27,10 @@ template <typename Filter>
 std::vector<const RequestView*> OldestOfTenants(const SchedulingState& state,
                                                 Filter filter) {
   std::vector<const RequestView*> oldest;
+  std::unordered_set<std::string_view> tenants;
   for (const RequestView& request : state.requests) {
     if (request.started || !filter(request)) continue;
-    const bool tenant_seen = std::any_of(
-        oldest.begin(), oldest.end(), [&](const RequestView* other) {
-          return other->tenant == request.tenant;
-        });
-    if (!tenant_seen) oldest.push_back(&request);
+    if (tenants.insert(request.tenant).second) oldest.push_back(&request);
   }
   return oldest;
 }
@@ -44,6 +43,15 @@ std::vector<TenantHead> ToHeads(
     heads.push_back({request->tenant, request->WorkLeft()});
   }
   return heads;
+}
+
+// The one that is harder to overtake: who may overtake it may overtake the
+// other too. Either may be nullptr, which anybody may overtake.
+const RequestView* HarderToOvertake(const RequestView* a,
+                                    const RequestView* b) {
+  if (a == nullptr || b == nullptr) return a == nullptr ? b : a;
+  if (a->priority != b->priority) return IsInteractive(*a) ? a : b;
+  return a->WorkLeft() <= b->WorkLeft() ? a : b;
 }
 
 // Of requests of different tenants, the one whose tenant may spend most; the
@@ -65,6 +73,10 @@ class BatchChooser {
  public:
   explicit BatchChooser(const SchedulingState& state) : state_(state) {
     choice_.shares = state.shares;
+    passed_over_.reserve(state.requests.size());
+    for (const RequestView& request : state.requests) {
+      passed_over_.push_back(request.passed_over);
+    }
   }
 
   BatchChoice Choose() {
@@ -214,35 +226,92 @@ class BatchChooser {
     }
   }
 
+  // A request that could join, and what its tenant may spend.
+  struct Candidate {
+    const RequestView* request = nullptr;
+    int64_t deficit = 0;
+
+    // The least served tenant comes first, and the oldest of equals.
+    bool IsBefore(const Candidate& other) const {
+      return deficit != other.deficit ? deficit > other.deficit
+                                      : request->id < other.request->id;
+    }
+  };
+
+  // Asks one after the other; who may not join is not asked again. There may
+  // be many of those, so that the next one that may is found in one pass.
   void AddJoining(Priority priority) {
     if (Full()) return;
     const RequestView* const in_turn = NextInTurn();
-    std::vector<const RequestView*> refused;
+    std::vector<Candidate> candidates = Candidates(priority);
     while (!Full()) {
-      const RequestView* const request = OfLeastServedTenant(
-          OldestOfTenants(state_,
-                          [&](const RequestView& other) {
-                            return other.priority == priority &&
-                                   FrontKey(other) == *key_ &&
-                                   !IsJoining(other) &&
-                                   std::find(refused.begin(), refused.end(),
-                                             &other) == refused.end();
-                          }),
-          choice_.shares);
-      if (request == nullptr) return;
-      Joined joined{request, PassedOverBy(*request, in_turn)};
-      if (in_turn != nullptr && in_turn != request &&
-          MayOvertake(*request, *in_turn)) {
-        joined.in_turn = in_turn;
+      const auto next = NextToJoin(candidates, in_turn);
+      if (next == candidates.end()) return;
+      const Candidate joining = *next;
+      std::erase_if(candidates, [&](const Candidate& other) {
+        return !joining.IsBefore(other);
+      });
+      Join(*joining.request, in_turn);
+      for (Candidate& other : candidates) {
+        if (other.request->tenant != joining.request->tenant) continue;
+        other.deficit -= joining.request->WorkLeft();
       }
-      if (!MayJoin(joined)) {
-        refused.push_back(request);
-        continue;
-      }
-      joined_.push_back(std::move(joined));
-      choice_.shares.Charge(request->tenant, request->WorkLeft());
-      AddImages(*request, /*begun=*/false);
     }
+  }
+
+  // In order of arrival.
+  std::vector<Candidate> Candidates(Priority priority) const {
+    std::vector<Candidate> candidates;
+    for (const RequestView& request : state_.requests) {
+      if (!request.started && request.priority == priority &&
+          FrontKey(request) == *key_ && !IsJoining(request)) {
+        candidates.push_back(
+            {&request, choice_.shares.deficit(request.tenant)});
+      }
+    }
+    return candidates;
+  }
+
+  // The first that may join, end() if none may.
+  std::vector<Candidate>::const_iterator NextToJoin(
+      const std::vector<Candidate>& candidates,
+      const RequestView* in_turn) const {
+    auto first = candidates.end();
+    // Who joins a batch that overtook another keeps it waiting as well.
+    if (!MayBeOvertaken(overtaken_)) return first;
+    // Of those that the candidate comes after and that nobody may pass over
+    // again, the one that is hardest to overtake: it decides for all.
+    const RequestView* barrier = nullptr;
+    if (in_turn != nullptr && IsAtLimit(*in_turn)) barrier = in_turn;
+    auto earlier = state_.requests.begin();
+    for (auto it = candidates.begin(); it != candidates.end(); ++it) {
+      const RequestView& request = *it->request;
+      for (; earlier->id < request.id; ++earlier) {
+        if (IsAtLimit(*earlier)) barrier = HarderToOvertake(barrier, &*earlier);
+      }
+      if (barrier != nullptr && !MayOvertake(request, *barrier)) continue;
+      // As does the urgent one that joins instead of whose turn it is.
+      if (Overtakes(request, in_turn) && !MayBeOvertaken(in_turn)) continue;
+      if (first == candidates.end() || it->IsBefore(*first)) first = it;
+    }
+    return first;
+  }
+
+  void Join(const RequestView& request, const RequestView* in_turn) {
+    Joined joined{&request, PassedOverBy(request, in_turn)};
+    for (const RequestView* const other : joined.passed_over) {
+      ++passed_over_[PlaceInState(*other)];
+    }
+    if (Overtakes(request, in_turn)) joined.in_turn = in_turn;
+    joined_.push_back(std::move(joined));
+    choice_.shares.Charge(request.tenant, request.WorkLeft());
+    AddImages(request, /*begun=*/false);
+  }
+
+  static bool Overtakes(const RequestView& joining,
+                        const RequestView* in_turn) {
+    return in_turn != nullptr && in_turn != &joining &&
+           MayOvertake(joining, *in_turn);
   }
 
   // Those that came before `joining`, or whose turn it is, and cannot be in
@@ -251,8 +320,7 @@ class BatchChooser {
       const RequestView& joining, const RequestView* in_turn) const {
     std::vector<const RequestView*> passed;
     for (const RequestView& other : state_.requests) {
-      if ((other.id < joining.id || &other == in_turn) &&
-          FrontKey(other) != *key_ && !InBatch(other) &&
+      if ((other.id < joining.id || &other == in_turn) && StaysOut(other) &&
           !MayOvertake(joining, other)) {
         passed.push_back(&other);
       }
@@ -260,19 +328,19 @@ class BatchChooser {
     return passed;
   }
 
-  bool MayJoin(const Joined& joined) const {
-    for (const RequestView* const other : joined.passed_over) {
-      const auto by_earlier = std::count_if(
-          joined_.begin(), joined_.end(), [&](const Joined& earlier) {
-            return std::find(earlier.passed_over.begin(),
-                             earlier.passed_over.end(),
-                             other) != earlier.passed_over.end();
-          });
-      if (other->passed_over + by_earlier >= kMaxPassedOver) return false;
-    }
-    // Who joins a batch that overtook another keeps it waiting as well, and so
-    // does the urgent one that joins instead of whose turn it is.
-    return MayBeOvertaken(overtaken_) && MayBeOvertaken(joined.in_turn);
+  // Whether `other` cannot be in this batch.
+  bool StaysOut(const RequestView& other) const {
+    return FrontKey(other) != *key_ && !InBatch(other);
+  }
+
+  // Whether nobody may pass over `other` again.
+  bool IsAtLimit(const RequestView& other) const {
+    return passed_over_[PlaceInState(other)] >= kMaxPassedOver &&
+           StaysOut(other);
+  }
+
+  size_t PlaceInState(const RequestView& request) const {
+    return static_cast<size_t>(&request - state_.requests.data());
   }
 
   // Whether one more may join and keep `other` (nullptr: nobody) waiting.
@@ -330,6 +398,7 @@ class BatchChooser {
   const RequestView* overtaken_ = nullptr;  // ran if the lead did not
   const std::string* key_ = nullptr;        // of the batch
   std::vector<Joined> joined_;              // in the order of their images
+  std::vector<int> passed_over_;  // by place in the state, with those who join
   BatchChoice choice_;
 };
 
