@@ -3,8 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -56,8 +57,8 @@ class FairShare {
 
  private:
   struct Share {
-    std::string tenant;
     int64_t deficit = 0;
+    size_t place = 0;  // in the round
   };
   // When a head is served: in which pass of the round, and where in the pass.
   struct Turn {
@@ -71,12 +72,11 @@ class FairShare {
   // Grants the cursor's tenant the quantum of its visit.
   void BeginVisit();
 
-  // Index in ring_, or ring_.size().
-  size_t Find(absl::string_view tenant) const;
   Turn TurnOf(const TenantHead& head) const;
 
-  std::vector<Share> ring_;
-  size_t cursor_ = 0;  // the tenant whose visit it is; it has its quantum
+  std::map<std::string, Share, std::less<>> shares_;  // by tenant
+  // The place of the tenant whose visit it is; it has its quantum.
+  size_t cursor_ = 0;
 };
 
 }  // namespace graft
