@@ -1,6 +1,7 @@
 #include "server/scheduling/fair_share.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace graft {
 namespace {
@@ -17,12 +18,13 @@ int64_t QuantaNeeded(int64_t deficit, int64_t cost) {
 
 void FairShare::Enter(absl::string_view tenant) {
   if (shares_.find(tenant) != shares_.end()) return;
-  // Just before the cursor: the place that is visited last.
-  Share entering{.deficit = 0, .place = cursor_};
+  Share entering;
   for (auto& [name, other] : shares_) {
     entering.deficit = std::min(entering.deficit, other.deficit);
     if (other.place >= cursor_) ++other.place;
   }
+  // Just before the cursor: the place that is visited last.
+  entering.place = cursor_;
   shares_.emplace(tenant, entering);
   if (shares_.size() > 1) {
     ++cursor_;
@@ -36,6 +38,7 @@ void FairShare::Leave(absl::string_view tenant) {
   if (leaving == shares_.end()) return;
   const size_t place = leaving->second.place;
   shares_.erase(leaving);
+  if (shares_.empty()) had_.clear();  // nobody is left to compare with
   for (auto& [name, other] : shares_) {
     if (other.place > place) --other.place;
   }
@@ -44,6 +47,21 @@ void FairShare::Leave(absl::string_view tenant) {
   } else if (place == cursor_ && !shares_.empty()) {
     cursor_ %= shares_.size();
     BeginVisit();
+  }
+}
+
+void FairShare::Bound(absl::Span<const TenantHead> heads) {
+  int64_t least_debt = std::numeric_limits<int64_t>::min();  // as a deficit
+  for (const TenantHead& head : heads) {
+    least_debt = std::max(least_debt, deficit(head.tenant));
+  }
+  least_debt = std::min<int64_t>(least_debt, 0);
+  for (const TenantHead& head : heads) {
+    Share& share = shares_.find(head.tenant)->second;
+    const int64_t lowest = least_debt - kMaxDebt * share.largest_charge;
+    share.deficit = std::max(share.deficit, lowest - head.not_had);
+    // A visit may begin with a quantum too many: who was before it has left.
+    share.deficit = std::min(share.deficit, head.cost + kQuantum);
   }
 }
 
@@ -71,16 +89,34 @@ void FairShare::Serve(absl::Span<const TenantHead> heads, size_t chosen) {
   }
   Share& served = shares_.find(heads[chosen].tenant)->second;
   served.deficit -= heads[chosen].cost;
+  served.largest_charge = 0;
   cursor_ = served.place;
+  Count(heads[chosen].tenant, heads[chosen].cost);
 }
 
 void FairShare::Charge(absl::string_view tenant, int64_t cost) {
   const auto share = shares_.find(tenant);
-  if (share != shares_.end()) share->second.deficit -= cost;
+  if (share == shares_.end()) return;
+  share->second.deficit -= cost;
+  share->second.largest_charge = std::max(share->second.largest_charge, cost);
+  Count(tenant, cost);
 }
 
 int64_t FairShare::deficit(absl::string_view tenant) const {
   return shares_.find(tenant)->second.deficit;
+}
+
+int64_t FairShare::had(absl::string_view tenant) const {
+  const auto own = had_.find(tenant);
+  return own == had_.end() ? had_by_all_ : own->second;
+}
+
+void FairShare::Count(absl::string_view tenant, int64_t cost) {
+  const int64_t before = had(tenant);
+  had_.insert_or_assign(std::string(tenant), before + cost);
+  if (cost > 0) had_by_all_ = before;
+  std::erase_if(had_,
+                [this](const auto& own) { return own.second <= had_by_all_; });
 }
 
 void FairShare::BeginVisit() {

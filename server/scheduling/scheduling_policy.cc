@@ -12,6 +12,9 @@
 namespace graft {
 namespace {
 
+// Else some of what joins would be free.
+static_assert(kMaxDebt >= kMaxPassedOver);
+
 bool IsInteractive(const RequestView& request) {
   return request.priority == Priority::kInteractive;
 }
@@ -40,7 +43,7 @@ std::vector<TenantHead> ToHeads(
   std::vector<TenantHead> heads;
   heads.reserve(requests.size());
   for (const RequestView* const request : requests) {
-    heads.push_back({request->tenant, request->WorkLeft()});
+    heads.push_back({.tenant = request->tenant, .cost = request->WorkLeft()});
   }
   return heads;
 }
@@ -54,16 +57,16 @@ const RequestView* HarderToOvertake(const RequestView* a,
   return a->WorkLeft() <= b->WorkLeft() ? a : b;
 }
 
-// Of requests of different tenants, the one whose tenant may spend most; the
+// Of requests of different tenants, the one whose tenant has had least; the
 // oldest of equals. nullptr if there is none.
 const RequestView* OfLeastServedTenant(
     const std::vector<const RequestView*>& requests, const FairShare& shares) {
   const auto best =
-      std::max_element(requests.begin(), requests.end(),
+      std::min_element(requests.begin(), requests.end(),
                        [&](const RequestView* a, const RequestView* b) {
-                         const int64_t left = shares.deficit(a->tenant);
-                         const int64_t right = shares.deficit(b->tenant);
-                         return left != right ? left < right : a->id > b->id;
+                         const int64_t left = shares.had(a->tenant);
+                         const int64_t right = shares.had(b->tenant);
+                         return left != right ? left < right : a->id < b->id;
                        });
   return best == requests.end() ? nullptr : *best;
 }
@@ -77,6 +80,7 @@ class BatchChooser {
     for (const RequestView& request : state.requests) {
       passed_over_.push_back(request.passed_over);
     }
+    BoundShares();
   }
 
   BatchChoice Choose() {
@@ -102,6 +106,18 @@ class BatchChooser {
     // Whose turn it is, if the request may overtake it.
     const RequestView* in_turn = nullptr;
   };
+
+  // Before anything is decided: turns, and who is served least.
+  void BoundShares() {
+    std::vector<TenantHead> heads = ToHeads(Waiting());
+    for (const RequestView& request : state_.requests) {
+      if (!request.started) continue;
+      for (TenantHead& head : heads) {
+        if (head.tenant == request.tenant) head.not_had += request.WorkLeft();
+      }
+    }
+    choice_.shares.Bound(heads);
+  }
 
   // ---- The first member ----
 
@@ -154,7 +170,7 @@ class BatchChooser {
                             return IsInteractive(other) == interactive &&
                                    MayOvertake(other, request);
                           }),
-          state_.shares);
+          choice_.shares);
       if (urgent != nullptr) return urgent;
     }
     return nullptr;
@@ -226,15 +242,15 @@ class BatchChooser {
     }
   }
 
-  // A request that could join, and what its tenant may spend.
+  // A request that could join, and what its tenant has had.
   struct Candidate {
     const RequestView* request = nullptr;
-    int64_t deficit = 0;
+    int64_t had = 0;
 
     // The least served tenant comes first, and the oldest of equals.
     bool IsBefore(const Candidate& other) const {
-      return deficit != other.deficit ? deficit > other.deficit
-                                      : request->id < other.request->id;
+      return had != other.had ? had < other.had
+                              : request->id < other.request->id;
     }
   };
 
@@ -253,8 +269,7 @@ class BatchChooser {
       });
       Join(*joining.request, in_turn);
       for (Candidate& other : candidates) {
-        if (other.request->tenant != joining.request->tenant) continue;
-        other.deficit -= joining.request->WorkLeft();
+        other.had = choice_.shares.had(other.request->tenant);
       }
     }
   }
@@ -265,8 +280,7 @@ class BatchChooser {
     for (const RequestView& request : state_.requests) {
       if (!request.started && request.priority == priority &&
           FrontKey(request) == *key_ && !IsJoining(request)) {
-        candidates.push_back(
-            {&request, choice_.shares.deficit(request.tenant)});
+        candidates.push_back({&request, choice_.shares.had(request.tenant)});
       }
     }
     return candidates;

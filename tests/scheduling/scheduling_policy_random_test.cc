@@ -48,21 +48,21 @@ std::vector<TenantHead> ToHeads(
   std::vector<TenantHead> heads;
   heads.reserve(requests.size());
   for (const RequestView* const request : requests) {
-    heads.push_back({request->tenant, request->WorkLeft()});
+    heads.push_back({.tenant = request->tenant, .cost = request->WorkLeft()});
   }
   return heads;
 }
 
-// Of requests of different tenants, the one whose tenant may spend most; the
+// Of requests of different tenants, the one whose tenant has had least; the
 // oldest of equals. nullptr if there is none.
 const RequestView* OfLeastServedTenant(
     const std::vector<const RequestView*>& requests, const FairShare& shares) {
   const auto best =
-      std::max_element(requests.begin(), requests.end(),
+      std::min_element(requests.begin(), requests.end(),
                        [&](const RequestView* a, const RequestView* b) {
-                         const int64_t left = shares.deficit(a->tenant);
-                         const int64_t right = shares.deficit(b->tenant);
-                         return left != right ? left < right : a->id > b->id;
+                         const int64_t left = shares.had(a->tenant);
+                         const int64_t right = shares.had(b->tenant);
+                         return left != right ? left < right : a->id < b->id;
                        });
   return best == requests.end() ? nullptr : *best;
 }
@@ -73,6 +73,7 @@ class PlainChooser {
  public:
   explicit PlainChooser(const SchedulingState& state) : state_(state) {
     choice_.shares = state.shares;
+    BoundShares();
   }
 
   BatchChoice Choose() {
@@ -98,6 +99,18 @@ class PlainChooser {
     // Whose turn it is, if the request may overtake it.
     const RequestView* in_turn = nullptr;
   };
+
+  void BoundShares() {
+    std::vector<TenantHead> heads = ToHeads(Waiting());
+    for (TenantHead& head : heads) {
+      for (const RequestView& request : state_.requests) {
+        if (request.started && request.tenant == head.tenant) {
+          head.not_had += request.WorkLeft();
+        }
+      }
+    }
+    choice_.shares.Bound(heads);
+  }
 
   // ---- The first member ----
 
@@ -150,7 +163,7 @@ class PlainChooser {
                             return IsInteractive(other) == interactive &&
                                    MayOvertake(other, request);
                           }),
-          state_.shares);
+          choice_.shares);
       if (urgent != nullptr) return urgent;
     }
     return nullptr;
