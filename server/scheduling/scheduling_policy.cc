@@ -463,4 +463,13 @@ QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting) {
   return place;
 }
 
+bool BeginsNext(const SchedulingState& state, const RequestView& newcomer) {
+  SchedulingState with_newcomer = state;
+  with_newcomer.requests.push_back(newcomer);
+  with_newcomer.shares.Enter(newcomer.tenant);
+  const BatchChoice choice = ChooseBatch(with_newcomer);
+  return std::find(choice.starting.begin(), choice.starting.end(),
+                   newcomer.id) != choice.starting.end();
+}
+
 }  // namespace graft

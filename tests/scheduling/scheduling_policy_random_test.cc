@@ -487,8 +487,14 @@ TEST(SchedulingPolicyTimeTest, DISABLED_OfAChoice) {
       const double plain =
           MillisecondsOf([&] { PlainChooser(state).Choose(); });
       const double now = MillisecondsOf([&] { ChooseBatch(state); });
-      std::printf("%d requests of %d tenants: %.3f ms, plain %.3f ms\n",
-                  requests, tenants, now, plain);
+      RequestView newcomer = state.requests.back();
+      ++newcomer.id;
+      const double begins =
+          MillisecondsOf([&] { BeginsNext(state, newcomer); });
+      std::printf(
+          "%d requests of %d tenants: %.3f ms, plain %.3f ms; a newcomer "
+          "%.3f ms\n",
+          requests, tenants, now, plain, begins);
     }
   }
 }
