@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "absl/types/span.h"
 
 namespace graft {
 namespace {
+
+// Else some of what joins would be free.
+static_assert(kMaxDebt >= kMaxPassedOver);
 
 bool IsInteractive(const RequestView& request) {
   return request.priority == Priority::kInteractive;
@@ -25,13 +30,10 @@ template <typename Filter>
 std::vector<const RequestView*> OldestOfTenants(const SchedulingState& state,
                                                 Filter filter) {
   std::vector<const RequestView*> oldest;
+  std::unordered_set<std::string_view> tenants;
   for (const RequestView& request : state.requests) {
     if (request.started || !filter(request)) continue;
-    const bool tenant_seen = std::any_of(
-        oldest.begin(), oldest.end(), [&](const RequestView* other) {
-          return other->tenant == request.tenant;
-        });
-    if (!tenant_seen) oldest.push_back(&request);
+    if (tenants.insert(request.tenant).second) oldest.push_back(&request);
   }
   return oldest;
 }
@@ -41,21 +43,30 @@ std::vector<TenantHead> ToHeads(
   std::vector<TenantHead> heads;
   heads.reserve(requests.size());
   for (const RequestView* const request : requests) {
-    heads.push_back({request->tenant, request->WorkLeft()});
+    heads.push_back({.tenant = request->tenant, .cost = request->WorkLeft()});
   }
   return heads;
 }
 
-// Of requests of different tenants, the one whose tenant may spend most; the
+// The one that is harder to overtake: who may overtake it may overtake the
+// other too. Either may be nullptr, which anybody may overtake.
+const RequestView* HarderToOvertake(const RequestView* a,
+                                    const RequestView* b) {
+  if (a == nullptr || b == nullptr) return a == nullptr ? b : a;
+  if (a->priority != b->priority) return IsInteractive(*a) ? a : b;
+  return a->WorkLeft() <= b->WorkLeft() ? a : b;
+}
+
+// Of requests of different tenants, the one whose tenant has had least; the
 // oldest of equals. nullptr if there is none.
 const RequestView* OfLeastServedTenant(
     const std::vector<const RequestView*>& requests, const FairShare& shares) {
   const auto best =
-      std::max_element(requests.begin(), requests.end(),
+      std::min_element(requests.begin(), requests.end(),
                        [&](const RequestView* a, const RequestView* b) {
-                         const int64_t left = shares.deficit(a->tenant);
-                         const int64_t right = shares.deficit(b->tenant);
-                         return left != right ? left < right : a->id > b->id;
+                         const int64_t left = shares.had(a->tenant);
+                         const int64_t right = shares.had(b->tenant);
+                         return left != right ? left < right : a->id < b->id;
                        });
   return best == requests.end() ? nullptr : *best;
 }
@@ -65,6 +76,11 @@ class BatchChooser {
  public:
   explicit BatchChooser(const SchedulingState& state) : state_(state) {
     choice_.shares = state.shares;
+    passed_over_.reserve(state.requests.size());
+    for (const RequestView& request : state.requests) {
+      passed_over_.push_back(request.passed_over);
+    }
+    BoundShares();
   }
 
   BatchChoice Choose() {
@@ -90,6 +106,18 @@ class BatchChooser {
     // Whose turn it is, if the request may overtake it.
     const RequestView* in_turn = nullptr;
   };
+
+  // Before anything is decided: turns, and who is served least.
+  void BoundShares() {
+    std::vector<TenantHead> heads = ToHeads(Waiting());
+    for (const RequestView& request : state_.requests) {
+      if (!request.started) continue;
+      for (TenantHead& head : heads) {
+        if (head.tenant == request.tenant) head.not_had += request.WorkLeft();
+      }
+    }
+    choice_.shares.Bound(heads);
+  }
 
   // ---- The first member ----
 
@@ -142,7 +170,7 @@ class BatchChooser {
                             return IsInteractive(other) == interactive &&
                                    MayOvertake(other, request);
                           }),
-          state_.shares);
+          choice_.shares);
       if (urgent != nullptr) return urgent;
     }
     return nullptr;
@@ -214,35 +242,90 @@ class BatchChooser {
     }
   }
 
+  // A request that could join, and what its tenant has had.
+  struct Candidate {
+    const RequestView* request = nullptr;
+    int64_t had = 0;
+
+    // The least served tenant comes first, and the oldest of equals.
+    bool IsBefore(const Candidate& other) const {
+      return had != other.had ? had < other.had
+                              : request->id < other.request->id;
+    }
+  };
+
+  // Asks one after the other; who may not join is not asked again. There may
+  // be many of those, so that the next one that may is found in one pass.
   void AddJoining(Priority priority) {
     if (Full()) return;
     const RequestView* const in_turn = NextInTurn();
-    std::vector<const RequestView*> refused;
+    std::vector<Candidate> candidates = Candidates(priority);
     while (!Full()) {
-      const RequestView* const request = OfLeastServedTenant(
-          OldestOfTenants(state_,
-                          [&](const RequestView& other) {
-                            return other.priority == priority &&
-                                   FrontKey(other) == *key_ &&
-                                   !IsJoining(other) &&
-                                   std::find(refused.begin(), refused.end(),
-                                             &other) == refused.end();
-                          }),
-          choice_.shares);
-      if (request == nullptr) return;
-      Joined joined{request, PassedOverBy(*request, in_turn)};
-      if (in_turn != nullptr && in_turn != request &&
-          MayOvertake(*request, *in_turn)) {
-        joined.in_turn = in_turn;
+      const auto next = NextToJoin(candidates, in_turn);
+      if (next == candidates.end()) return;
+      const Candidate joining = *next;
+      std::erase_if(candidates, [&](const Candidate& other) {
+        return !joining.IsBefore(other);
+      });
+      Join(*joining.request, in_turn);
+      for (Candidate& other : candidates) {
+        other.had = choice_.shares.had(other.request->tenant);
       }
-      if (!MayJoin(joined)) {
-        refused.push_back(request);
-        continue;
-      }
-      joined_.push_back(std::move(joined));
-      choice_.shares.Charge(request->tenant, request->WorkLeft());
-      AddImages(*request, /*begun=*/false);
     }
+  }
+
+  // In order of arrival.
+  std::vector<Candidate> Candidates(Priority priority) const {
+    std::vector<Candidate> candidates;
+    for (const RequestView& request : state_.requests) {
+      if (!request.started && request.priority == priority &&
+          FrontKey(request) == *key_ && !IsJoining(request)) {
+        candidates.push_back({&request, choice_.shares.had(request.tenant)});
+      }
+    }
+    return candidates;
+  }
+
+  // The first that may join, end() if none may.
+  std::vector<Candidate>::const_iterator NextToJoin(
+      const std::vector<Candidate>& candidates,
+      const RequestView* in_turn) const {
+    auto first = candidates.end();
+    // Who joins a batch that overtook another keeps it waiting as well.
+    if (!MayBeOvertaken(overtaken_)) return first;
+    // Of those that the candidate comes after and that nobody may pass over
+    // again, the one that is hardest to overtake: it decides for all.
+    const RequestView* barrier = nullptr;
+    if (in_turn != nullptr && IsAtLimit(*in_turn)) barrier = in_turn;
+    auto earlier = state_.requests.begin();
+    for (auto it = candidates.begin(); it != candidates.end(); ++it) {
+      const RequestView& request = *it->request;
+      for (; earlier->id < request.id; ++earlier) {
+        if (IsAtLimit(*earlier)) barrier = HarderToOvertake(barrier, &*earlier);
+      }
+      if (barrier != nullptr && !MayOvertake(request, *barrier)) continue;
+      // As does the urgent one that joins instead of whose turn it is.
+      if (Overtakes(request, in_turn) && !MayBeOvertaken(in_turn)) continue;
+      if (first == candidates.end() || it->IsBefore(*first)) first = it;
+    }
+    return first;
+  }
+
+  void Join(const RequestView& request, const RequestView* in_turn) {
+    Joined joined{&request, PassedOverBy(request, in_turn)};
+    for (const RequestView* const other : joined.passed_over) {
+      ++passed_over_[PlaceInState(*other)];
+    }
+    if (Overtakes(request, in_turn)) joined.in_turn = in_turn;
+    joined_.push_back(std::move(joined));
+    choice_.shares.Charge(request.tenant, request.WorkLeft());
+    AddImages(request, /*begun=*/false);
+  }
+
+  static bool Overtakes(const RequestView& joining,
+                        const RequestView* in_turn) {
+    return in_turn != nullptr && in_turn != &joining &&
+           MayOvertake(joining, *in_turn);
   }
 
   // Those that came before `joining`, or whose turn it is, and cannot be in
@@ -251,8 +334,7 @@ class BatchChooser {
       const RequestView& joining, const RequestView* in_turn) const {
     std::vector<const RequestView*> passed;
     for (const RequestView& other : state_.requests) {
-      if ((other.id < joining.id || &other == in_turn) &&
-          FrontKey(other) != *key_ && !InBatch(other) &&
+      if ((other.id < joining.id || &other == in_turn) && StaysOut(other) &&
           !MayOvertake(joining, other)) {
         passed.push_back(&other);
       }
@@ -260,19 +342,19 @@ class BatchChooser {
     return passed;
   }
 
-  bool MayJoin(const Joined& joined) const {
-    for (const RequestView* const other : joined.passed_over) {
-      const auto by_earlier = std::count_if(
-          joined_.begin(), joined_.end(), [&](const Joined& earlier) {
-            return std::find(earlier.passed_over.begin(),
-                             earlier.passed_over.end(),
-                             other) != earlier.passed_over.end();
-          });
-      if (other->passed_over + by_earlier >= kMaxPassedOver) return false;
-    }
-    // Who joins a batch that overtook another keeps it waiting as well, and so
-    // does the urgent one that joins instead of whose turn it is.
-    return MayBeOvertaken(overtaken_) && MayBeOvertaken(joined.in_turn);
+  // Whether `other` cannot be in this batch.
+  bool StaysOut(const RequestView& other) const {
+    return FrontKey(other) != *key_ && !InBatch(other);
+  }
+
+  // Whether nobody may pass over `other` again.
+  bool IsAtLimit(const RequestView& other) const {
+    return passed_over_[PlaceInState(other)] >= kMaxPassedOver &&
+           StaysOut(other);
+  }
+
+  size_t PlaceInState(const RequestView& request) const {
+    return static_cast<size_t>(&request - state_.requests.data());
   }
 
   // Whether one more may join and keep `other` (nullptr: nobody) waiting.
@@ -330,6 +412,7 @@ class BatchChooser {
   const RequestView* overtaken_ = nullptr;  // ran if the lead did not
   const std::string* key_ = nullptr;        // of the batch
   std::vector<Joined> joined_;              // in the order of their images
+  std::vector<int> passed_over_;  // by place in the state, with those who join
   BatchChoice choice_;
 };
 
@@ -378,6 +461,15 @@ QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting) {
                             : std::min(work, own + waiting.WorkLeft());
   }
   return place;
+}
+
+bool BeginsNext(const SchedulingState& state, const RequestView& newcomer) {
+  SchedulingState with_newcomer = state;
+  with_newcomer.requests.push_back(newcomer);
+  with_newcomer.shares.Enter(newcomer.tenant);
+  const BatchChoice choice = ChooseBatch(with_newcomer);
+  return std::find(choice.starting.begin(), choice.starting.end(),
+                   newcomer.id) != choice.starting.end();
 }
 
 }  // namespace graft

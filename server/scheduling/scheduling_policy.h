@@ -117,6 +117,12 @@ struct QueuePlace {
 // own.
 QueuePlace PlaceOf(const SchedulingState& state, const RequestView& waiting);
 
+// Whether `newcomer` would begin at once if the next batch were chosen now, the
+// work ahead of it notwithstanding: as it needs what the batch needs, and has a
+// place in it without passing anybody over too often. REQUIRES: its id is
+// larger than all.
+bool BeginsNext(const SchedulingState& state, const RequestView& newcomer);
+
 }  // namespace graft
 
 #endif  // GRAFT_SERVER_SCHEDULING_SCHEDULING_POLICY_H_

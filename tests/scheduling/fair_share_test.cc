@@ -95,6 +95,7 @@ TEST(FairShareTest, EqualsTheAlgorithmThatWalksEveryRound) {
         if (costs[tenant] == 0) costs[tenant] = 1 + random() % 100000;
         heads.push_back({tenant, costs[tenant]});
       }
+      shares.Bound(heads);  // changes nothing of what the round gives
       const size_t chosen = shares.Choose(heads);
       shares.Serve(heads, chosen);
       ASSERT_EQ(heads[chosen].tenant, walking.Serve(costs))
@@ -156,6 +157,111 @@ TEST(FairShareTest, ANewTenantIsServedWithinARound) {
                                          {"new", 10 * kQuantum}};
   const auto work = ServeBacklogged(shares, heads, 2);
   EXPECT_EQ(work.count("new"), 1u);
+}
+
+// ---- Bounds ----
+
+TEST(FairShareTest, ADebtIsAtMostEightOfTheLargestCharges) {
+  FairShare shares;
+  shares.Enter("idle");
+  shares.Enter("urgent");
+  const std::vector<TenantHead> heads = {{"idle", kQuantum},
+                                         {"urgent", kQuantum}};
+  shares.Charge("urgent", 100 * kQuantum);
+  for (int i = 0; i < 7; ++i) shares.Charge("urgent", 90 * kQuantum);
+  shares.Bound(heads);
+  EXPECT_EQ(shares.deficit("urgent"), -730 * kQuantum);
+  for (int i = 0; i < 20; ++i) shares.Charge("urgent", 90 * kQuantum);
+  shares.Bound(heads);
+  EXPECT_EQ(shares.deficit("urgent"), -800 * kQuantum);
+  EXPECT_EQ(shares.deficit("idle"), kQuantum);
+  // Once it has paid, other charges count.
+  shares.Serve({{"urgent", kQuantum}}, 0);
+  for (int i = 0; i < 20; ++i) shares.Charge("urgent", kQuantum);
+  shares.Bound(heads);
+  EXPECT_EQ(shares.deficit("urgent"), -8 * kQuantum);
+}
+
+TEST(FairShareTest, DebtsAreComparedAmongThoseWhoWait) {
+  FairShare shares;
+  for (const char* tenant : {"idle", "a", "b"}) shares.Enter(tenant);
+  for (int i = 0; i < 100; ++i) shares.Charge("a", kQuantum);
+  for (int i = 0; i < 200; ++i) shares.Charge("b", kQuantum);
+  shares.Enter("new");
+  EXPECT_EQ(shares.deficit("new"), -200 * kQuantum);
+  shares.Bound({{"a", kQuantum}, {"b", kQuantum}, {"new", kQuantum}});
+  EXPECT_EQ(shares.deficit("a"), -100 * kQuantum);
+  EXPECT_EQ(shares.deficit("b"), -108 * kQuantum);
+  EXPECT_EQ(shares.deficit("new"), -100 * kQuantum);  // it has had nothing
+}
+
+TEST(FairShareTest, WhatMayBeGivenBackIsNotForgiven) {
+  FairShare shares;
+  shares.Enter("idle");
+  shares.Enter("a");
+  for (int i = 0; i < 20; ++i) shares.Charge("a", 10 * kQuantum);
+  shares.Bound({{"idle", kQuantum},
+                {.tenant = "a", .cost = kQuantum, .not_had = 150 * kQuantum}});
+  EXPECT_EQ(shares.deficit("a"), -200 * kQuantum);
+  shares.Bound({{"idle", kQuantum},
+                {.tenant = "a", .cost = kQuantum, .not_had = 50 * kQuantum}});
+  EXPECT_EQ(shares.deficit("a"), -130 * kQuantum);
+  shares.Charge("a", -50 * kQuantum);
+  EXPECT_EQ(shares.deficit("a"), -80 * kQuantum);
+}
+
+TEST(FairShareTest, CreditIsWhatTheHeadCosts) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Enter("b");
+  shares.Charge("b", -1000 * kQuantum);
+  const std::vector<TenantHead> heads = {{"a", 10 * kQuantum},
+                                         {"b", 10 * kQuantum}};
+  shares.Bound(heads);
+  const auto work = ServeBacklogged(shares, heads, 10);
+  EXPECT_NEAR(static_cast<double>(work.at("b")),
+              static_cast<double>(work.at("a")), 20 * kQuantum);
+}
+
+// ---- What each has had ----
+
+TEST(FairShareTest, TurnsAndChargesCountAsHad) {
+  FairShare shares;
+  for (const char* tenant : {"a", "b", "c"}) shares.Enter(tenant);
+  shares.Charge("a", 50);
+  shares.Serve({{"b", 70}}, 0);
+  EXPECT_EQ(shares.had("a"), 50);
+  EXPECT_EQ(shares.had("b"), 70);
+  EXPECT_EQ(shares.had("c"), 0);
+  shares.Charge("b", -30);
+  EXPECT_EQ(shares.had("b"), 40);
+}
+
+TEST(FairShareTest, WhatOthersHadBeforeGivesNoClaim) {
+  FairShare shares;
+  shares.Enter("a");
+  for (int i = 0; i < 10; ++i) shares.Charge("a", 50);
+  EXPECT_EQ(shares.had("new"), 450);
+  shares.Enter("new");
+  shares.Charge("new", 70);
+  EXPECT_EQ(shares.had("a"), 500);
+  EXPECT_EQ(shares.had("new"), 520);
+  // Not even what is given back.
+  shares.Charge("new", -100);
+  EXPECT_EQ(shares.had("new"), 450);
+}
+
+TEST(FairShareTest, WhatATenantHadIsRememberedWhileOthersAreThere) {
+  FairShare shares;
+  shares.Enter("a");
+  shares.Enter("b");
+  shares.Charge("a", 50);
+  shares.Leave("a");
+  shares.Enter("a");
+  EXPECT_EQ(shares.had("a"), 50);
+  shares.Leave("a");
+  shares.Leave("b");
+  EXPECT_EQ(shares.had("a"), 0);
 }
 
 }  // namespace

@@ -239,6 +239,192 @@ TEST(RequestLedgerTest, BackloggedTenantsGetEqualWork) {
       0.03);
 }
 
+// What joins is paid for in full, even if all that waits then is small.
+TEST(RequestLedgerTest, LargeRequestsThatJoinAreNotForgiven) {
+  RequestLedger ledger(4);
+  std::map<std::string, int64_t> work;
+  std::map<int64_t, std::string> tenant_of;
+  int64_t id = 0;
+  const auto add = [&](const std::string& tenant, const std::string& key,
+                       int steps) {
+    tenant_of[++id] = tenant;
+    ledger.Add(Request(id, key, steps, tenant));
+  };
+  for (int step = 0; step < 20000; ++step) {
+    std::map<std::string, int> waiting;
+    for (const RequestView& request : ledger.state().requests) {
+      if (!request.started) ++waiting[request.tenant];
+    }
+    if (waiting["wide"] == 0) add("wide", "wide" + std::to_string(id), 15);
+    if (waiting["flood"] == 0) {  // the small one comes first
+      add("flood", "small" + std::to_string(id), 11);
+      for (int i = 0; i < 8; ++i) add("flood", "flood", 40);
+    }
+    for (const int64_t member : MakeStep(ledger)) work[tenant_of[member]]++;
+  }
+  EXPECT_NEAR(
+      static_cast<double>(work["flood"]) / static_cast<double>(work["wide"]), 1,
+      0.03);
+}
+
+// Tenants that always have work, each request with an adapter set of its own,
+// so that only turns and urgency decide.
+class BackloggedLedgerTest : public testing::Test {
+ protected:
+  // From now on `tenant` has `count` unfinished requests at any time.
+  void Keep(const std::string& tenant, int steps, Priority priority,
+            int count = 2) {
+    kept_[tenant] = {steps, priority, count};
+  }
+  // ... and no longer.
+  void Stop(const std::string& tenant) { kept_.erase(tenant); }
+
+  int64_t Add(const std::string& tenant, int steps, Priority priority,
+              const std::string& key = "") {
+    const int64_t id = ++last_id_;
+    RequestView request =
+        Request(id, key.empty() ? std::to_string(id) : key, steps, tenant);
+    request.priority = priority;
+    ledger_.Add(request);
+    return id;
+  }
+
+  int Unfinished(const std::string& tenant) const {
+    const auto& requests = ledger_.state().requests;
+    return static_cast<int>(std::count_if(
+        requests.begin(), requests.end(),
+        [&](const RequestView& request) { return request.tenant == tenant; }));
+  }
+
+  void Step() {
+    for (const auto& [tenant, job] : kept_) {
+      while (Unfinished(tenant) < job.count) {
+        Add(tenant, job.steps, job.priority);
+      }
+    }
+    for (const RequestView& request : ledger_.state().requests) {
+      tenant_of_[request.id] = request.tenant;
+    }
+    for (const int64_t id : MakeStep(ledger_))
+      begun_[tenant_of_[id]].insert(id);
+  }
+  void Steps(int steps) {
+    for (int i = 0; i < steps; ++i) Step();
+  }
+
+  size_t Begun(const std::string& tenant) { return begun_[tenant].size(); }
+
+  // How many requests of `other` begin before `id`, which is one of `tenant`.
+  int BegunBefore(const std::string& tenant, int64_t id,
+                  const std::string& other) {
+    const size_t before = Begun(other);
+    for (int step = 0; begun_[tenant].count(id) == 0; ++step) {
+      if (step == 50000) {
+        ADD_FAILURE() << tenant << " is shut out";
+        break;
+      }
+      Step();
+    }
+    return static_cast<int>(Begun(other) - before);
+  }
+
+  // Removes all that `tenant` has but one request.
+  void CancelAll(const std::string& tenant, int64_t but) {
+    const std::vector<RequestView> requests = ledger_.state().requests;
+    for (const RequestView& request : requests) {
+      if (request.tenant != tenant || request.id == but) continue;
+      ledger_.Remove(request.id, request.WorkLeft());
+    }
+  }
+
+  RequestLedger ledger_{4};
+
+ private:
+  struct Job {
+    int steps = 0;
+    Priority priority = Priority::kInteractive;
+    int count = 0;
+  };
+  std::map<std::string, Job> kept_;
+  std::map<int64_t, std::string> tenant_of_;
+  std::map<std::string, std::set<int64_t>> begun_;
+  int64_t last_id_ = 0;
+};
+
+// What the urgent ones of one tenant took from another is nobody else's debt.
+TEST_F(BackloggedLedgerTest, WhoComesLaterDoesNotOweWhatUrgentOnesHad) {
+  Keep("urgent", 20, Priority::kInteractive);
+  Keep("large", 20, Priority::kBatch);
+  Steps(20000);
+  const int64_t id = Add("new", 20, Priority::kBatch);
+  EXPECT_LE(BegunBefore("new", id, "large"), 2);
+}
+
+TEST_F(BackloggedLedgerTest, WhoComesLaterDoesNotOweWhatShortOnesHad) {
+  Keep("short", 5, Priority::kInteractive);
+  Keep("large", 30, Priority::kInteractive);
+  Steps(20000);
+  const int64_t id = Add("new", 30, Priority::kInteractive);
+  EXPECT_LE(BegunBefore("new", id, "large"), 2);
+}
+
+// A debt has an end for who made it as well, but it is one.
+TEST_F(BackloggedLedgerTest, WhoHadMoreThanItsShareWaitsForEightJobs) {
+  Keep("urgent", 20, Priority::kInteractive);
+  Keep("large", 20, Priority::kBatch);
+  Steps(20000);
+  Stop("urgent");
+  const int64_t id = Add("urgent", 20, Priority::kBatch);
+  const int waited = BegunBefore("urgent", id, "large");
+  EXPECT_GE(waited, 8 - 1);
+  EXPECT_LE(waited, 8 + 2);
+}
+
+// What is given back was not had: if it were forgiven as a debt, it would be
+// paid back on top of that.
+TEST_F(BackloggedLedgerTest, CancellingPaysOffNoDebt) {
+  Keep("urgent", 20, Priority::kInteractive);
+  Keep("large", 2000, Priority::kBatch);  // no turn comes meanwhile
+  Steps(20000);
+  Stop("urgent");
+  const int64_t but = Add("urgent", 20, Priority::kBatch);
+  for (int round = 0; round < 5; ++round) {
+    int64_t last = 0;
+    for (int i = 0; i < 4; ++i) {
+      last = Add("urgent", 20, Priority::kInteractive, "same");
+    }
+    BegunBefore("urgent", last, "large");
+    Step();
+    CancelAll("urgent", but);
+    EXPECT_LE(ledger_.state().shares.deficit("urgent"), -8 * 20 * kStep);
+  }
+}
+
+// Both owe as much as is counted, and one has no request in between.
+TEST_F(BackloggedLedgerTest, UrgentTenantsShareWhateverTheyOwe) {
+  Keep("large", 20, Priority::kBatch);
+  Keep("flood", 20, Priority::kInteractive, /*count=*/10);
+  Steps(2000);
+  Keep("single", 20, Priority::kInteractive, /*count=*/1);
+  Steps(2000);
+  const size_t flood = Begun("flood");
+  const size_t single = Begun("single");
+  Steps(4000);
+  EXPECT_NEAR(static_cast<double>(Begun("flood") - flood),
+              static_cast<double>(Begun("single") - single), 2);
+}
+
+// Nobody else was served while the large one had its turn.
+TEST_F(BackloggedLedgerTest, CancellingWhileAloneGivesNoClaim) {
+  Add("one", 4000, Priority::kBatch);
+  Step();
+  const int64_t but = Add("one", 20, Priority::kBatch);
+  CancelAll("one", but);
+  Keep("one", 20, Priority::kBatch);
+  const int64_t id = Add("other", 20, Priority::kBatch);
+  EXPECT_LE(BegunBefore("other", id, "one"), 2);
+}
+
 // Random requests that come and go, and what an onlooker counts beside the
 // ledger.
 class RandomLedgerTest : public testing::TestWithParam<int> {

@@ -182,14 +182,14 @@ TEST_F(RequestSchedulerOrderTest, TellsPositionAndExpectedWait) {
   MeasureRate();
   HoldDevice();
   const Submitted first = Submit(TaskOf(1, 5));
-  const Submitted second = Submit(TaskOf(2, 3));
+  const Submitted second = Submit(TaskOf(2, 3, "ink"));
   EXPECT_EQ(first.observer->events().front(), "queued 0");
   EXPECT_EQ(first.observer->estimated_wait(), absl::ZeroDuration());
   EXPECT_EQ(second.observer->events().front(), "queued 1");
   EXPECT_EQ(second.observer->estimated_wait(), 5 * kStepTime);
   // Batch jobs would yield to it.
   const Submitted job = Submit(BatchTask(3, 100));
-  const Submitted third = Submit(TaskOf(4, 3));
+  const Submitted third = Submit(TaskOf(4, 3, "ink"));
   EXPECT_EQ(third.observer->events().front(), "queued 2");
   EXPECT_EQ(third.observer->estimated_wait(), 8 * kStepTime);
   ReleaseDevice();
@@ -229,15 +229,37 @@ TEST_F(RequestSchedulerOrderTest, RefusesADeadlineThatCannotBeKept) {
   MeasureRate();
   HoldDevice();
   const Submitted first = Submit(TaskOf(1, 5));
-  std::unique_ptr<GenerationTask> hopeless = TaskOf(2, 3);
+  std::unique_ptr<GenerationTask> hopeless = TaskOf(2, 3, "ink");
   hopeless->deadline = clock_.Now() + 5 * kStepTime - absl::Nanoseconds(1);
-  std::unique_ptr<GenerationTask> possible = TaskOf(3, 3);
+  std::unique_ptr<GenerationTask> possible = TaskOf(3, 3, "ink");
   possible->deadline = clock_.Now() + 5 * kStepTime;
   const Submitted refused = Submit(std::move(hopeless));
   EXPECT_THAT(refused.accepted, HasReason(ErrorReason::kDeadlineInQueue));
   EXPECT_THAT(refused.observer->events(), IsEmpty());
   EXPECT_THAT(Submit(std::move(possible)).accepted, IsOk());
   ReleaseDevice();
+}
+
+// It joins the batch that runs, however long that takes.
+TEST_F(RequestSchedulerOrderTest, WhoBeginsAtOnceIsNotRefused) {
+  Start({.max_batch_size = 2});
+  MeasureRate();
+  const Submitted job = SubmitAndBlockIn(Call::kStep, TaskOf(1, 50, "ink"));
+  const auto submit = [this](const std::string& adapter) {
+    std::unique_ptr<GenerationTask> task = TaskOf(2, 30, adapter);
+    task->deadline = clock_.Now() + 40 * kStepTime;
+    return Submit(std::move(task));
+  };
+  EXPECT_THAT(submit("").accepted, HasReason(ErrorReason::kDeadlineInQueue));
+  const Submitted joining = submit("ink");
+  EXPECT_THAT(joining.accepted, IsOk());
+  EXPECT_EQ(joining.observer->events().front(), "queued 1");
+  EXPECT_EQ(joining.observer->estimated_wait(), absl::ZeroDuration());
+  // The batch is full.
+  EXPECT_THAT(submit("ink").accepted, HasReason(ErrorReason::kDeadlineInQueue));
+  engine_.Unblock(Call::kStep);
+  EXPECT_THAT(joining.observer->Wait(), IsOk());
+  EXPECT_THAT(job.observer->Wait(), IsOk());
 }
 
 TEST_F(RequestSchedulerOrderTest, AFullQueueTellsWhenToComeBack) {

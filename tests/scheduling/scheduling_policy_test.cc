@@ -43,6 +43,13 @@ class SchedulingPolicyTest : public testing::Test {
     return request;
   }
 
+  // One that is not there yet.
+  RequestView Newcomer(const std::string& key) {
+    RequestView newcomer = Add(key);
+    state_.requests.pop_back();
+    return newcomer;
+  }
+
   static RequestView& Batch(RequestView& request) {
     request.priority = Priority::kBatch;
     return request;
@@ -331,6 +338,45 @@ TEST_F(SchedulingPolicyTest, AnotherTenantsFloodIsAheadInPartOnly) {
             (20 + 50) * kStep);
   EXPECT_EQ(PlaceOf(before, Add("c", 30, 1, "flood")).work_ahead,
             (300 + 20) * kStep);
+}
+
+// ---- Whether a newcomer waits ----
+
+TEST_F(SchedulingPolicyTest, ANewcomerWithTheRunningSetBeginsNext) {
+  AddStarted("a");
+  EXPECT_TRUE(BeginsNext(state_, Newcomer("a")));
+  EXPECT_FALSE(BeginsNext(state_, Newcomer("b")));
+  Add("b");
+  EXPECT_TRUE(BeginsNext(state_, Newcomer("a")));
+  state_.requests[1].passed_over = kMaxPassedOver;
+  EXPECT_FALSE(BeginsNext(state_, Newcomer("a")));
+}
+
+TEST_F(SchedulingPolicyTest, ANewcomerNeedsAPlaceInTheBatch) {
+  AddStarted("a", 30, 2);
+  Add("a");
+  EXPECT_TRUE(BeginsNext(state_, Newcomer("a")));
+  Add("a");
+  EXPECT_FALSE(BeginsNext(state_, Newcomer("a")));
+  // It would be the fifth, and five are not run.
+  state_.max_batch_size = 8;
+  EXPECT_FALSE(BeginsNext(state_, Newcomer("a")));
+  Add("a");
+  EXPECT_TRUE(BeginsNext(state_, Newcomer("a")));
+}
+
+TEST_F(SchedulingPolicyTest, ASetThatHasBegunAndYieldsIsNotTheNext) {
+  Batch(AddStarted("a"));
+  AddStarted("b");
+  RequestView newcomer = Newcomer("a");
+  Batch(newcomer);
+  EXPECT_FALSE(BeginsNext(state_, newcomer));
+}
+
+TEST_F(SchedulingPolicyTest, ANewcomerThatOvertakesBeginsNext) {
+  Batch(AddStarted("a"));
+  EXPECT_TRUE(BeginsNext(state_, Newcomer("b")));
+  EXPECT_TRUE(BeginsNext({}, Newcomer("b")));
 }
 
 }  // namespace
