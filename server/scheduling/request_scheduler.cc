@@ -88,7 +88,8 @@ absl::Status RequestScheduler::Submit(std::unique_ptr<GenerationTask> task) {
     view.id = next_id_++;
     place = PlaceOf(ledger_.state(), view);
     wait = rate_.TimeFor(place.work_ahead);
-    if (wait > absl::ZeroDuration() && BeginsNext(ledger_.state(), view)) {
+    if (refusal.ok() && wait > absl::ZeroDuration() &&
+        BeginsNext(ledger_.state(), view)) {
       wait = absl::ZeroDuration();
     }
     if (refusal.ok() && wait > task->deadline - now) {
