@@ -1,6 +1,7 @@
 #include "server/adapters/adapter_registry.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <utility>
 
@@ -67,6 +68,24 @@ absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
                    "; load that content, or ask for the one that is there"),
       metadata);
 }
+
+// Hears of each of several unloads, and tells `done` when all are over, with
+// what the newest version was. Thread-safe.
+class UnloadsTogether {
+ public:
+  UnloadsTogether(size_t count, AdapterRegistry::UnloadDone done)
+      : left_(count), done_(std::move(done)) {}
+
+  void Tell(bool newest, absl::StatusOr<PreparedAdapterPtr> unloaded) {
+    if (newest) newest_ = std::move(unloaded);
+    if (--left_ == 0) done_(std::move(newest_));
+  }
+
+ private:
+  std::atomic<size_t> left_;
+  absl::StatusOr<PreparedAdapterPtr> newest_;  // written once, before the end
+  const AdapterRegistry::UnloadDone done_;
+};
 
 // The record of this name in `state`, or the end. `Records` may be const.
 template <typename Records>
@@ -154,7 +173,7 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
         active->second.info.pinned = false;
         cache_->Unpin(*active->second.content);
       }
-      former = StartUnload(active, nullptr);
+      former = StartUnload(active);
     }
     const auto loaded = records_.find(std::pair(info.name, id));
     Record& record = loaded->second;
@@ -225,7 +244,7 @@ bool AdapterRegistry::UnloadWatched(const Watched& watched) {
     absl::MutexLock lock(&mu_);
     const auto found = FindWatched(watched);
     if (found == records_.end() || found->second.info.pinned) return false;
-    remains = StartUnload(found, nullptr);
+    remains = StartUnload(found);
   }
   Settle(std::move(remains));
   return true;
@@ -262,7 +281,7 @@ bool AdapterRegistry::UnloadIdle() {
       }
     }
     if (oldest == records_.end()) return false;
-    remains = StartUnload(oldest, nullptr);
+    remains = StartUnload(oldest);
   }
   Settle(std::move(remains));
   return true;
@@ -361,36 +380,46 @@ void AdapterRegistry::Force(Record& record,
   }
 }
 
-AdapterRegistry::Records::iterator AdapterRegistry::ForceLeaving(
-    absl::string_view name, std::vector<std::function<void()>>& cancels) {
-  auto newest = records_.end();
+std::vector<AdapterRegistry::Records::iterator> AdapterRegistry::FindLeaving(
+    absl::string_view name) {
+  std::vector<Records::iterator> leaving;
   for (auto record = records_.lower_bound(std::pair(std::string(name), 0));
        record != records_.end() && record->first.first == name; ++record) {
-    if (record->second.info.state != AdapterState::kUnloading) continue;
-    Force(record->second, cancels);
-    newest = record;
+    if (record->second.info.state == AdapterState::kUnloading) {
+      leaving.push_back(record);
+    }
   }
-  return newest;
+  return leaving;
 }
 
 absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
                                      UnloadDone done) {
+  const bool force = mode == UnloadMode::kForce;
   Remains remains;
   std::vector<std::function<void()>> cancels;
   {
     absl::MutexLock lock(&mu_);
-    auto record = Find(name, AdapterState::kActive);
-    // Force also where another unload waits: all versions that are on their way
-    // out, of which the newest tells when it is gone.
-    const bool waits = record == records_.end() && mode == UnloadMode::kForce;
-    if (waits) record = ForceLeaving(name, cancels);
-    GRAFT_RETURN_IF_ERROR(CheckUnload(record, name, mode));
-    if (!waits) {
-      if (mode == UnloadMode::kForce) Force(record->second, cancels);
-      remains = StartUnload(record, std::move(done));
-    } else if (done != nullptr) {
-      record->second.unload_done.push_back(std::move(done));
+    const auto active = Find(name, AdapterState::kActive);
+    // What `done` waits for: by force also versions that are on their way out
+    // already, even if there is no other.
+    std::vector<Records::iterator> versions;
+    if (force) versions = FindLeaving(name);
+    if (active != records_.end() || versions.empty()) {
+      GRAFT_RETURN_IF_ERROR(CheckUnload(active, name, mode));
+      versions.push_back(active);
     }
+    const auto together =
+        std::make_shared<UnloadsTogether>(versions.size(), done);
+    for (const auto& version : versions) {
+      Record& record = version->second;
+      if (force) Force(record, cancels);
+      if (done == nullptr) continue;
+      record.unload_done.push_back(
+          [together, newest = version == versions.back()](auto unloaded) {
+            together->Tell(newest, std::move(unloaded));
+          });
+    }
+    if (active != records_.end()) remains = StartUnload(active);
   }
   for (const auto& cancel : cancels) cancel();
   Settle(std::move(remains));
@@ -478,9 +507,8 @@ AdapterRegistry::Remains AdapterRegistry::Apply(Records::iterator record,
   return remains;
 }
 
-AdapterRegistry::Remains AdapterRegistry::StartUnload(Records::iterator record,
-                                                      UnloadDone done) {
-  if (done != nullptr) record->second.unload_done.push_back(std::move(done));
+AdapterRegistry::Remains AdapterRegistry::StartUnload(
+    Records::iterator record) {
   Apply(record, AdapterEvent::kUnloadAsked);
   if (record->second.info.in_flight > 0) return {};
   return Apply(record, AdapterEvent::kLastUseOver);

@@ -179,21 +179,20 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // Has the users of a record asked to end, with `cancels`, which are to be
-  // called without the lock; the same for all versions of `name` that are on
-  // their way out: returns the newest of them, or the end.
+  // called without the lock.
   static void Force(Record& record,
                     std::vector<std::function<void()>>& cancels);
-  Records::iterator ForceLeaving(absl::string_view name,
-                                 std::vector<std::function<void()>>& cancels)
+
+  // All versions of `name` that are on their way out, by age.
+  std::vector<Records::iterator> FindLeaving(absl::string_view name)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Moves to the next state; a record that is gone is removed.
   Remains Apply(Records::iterator record, AdapterEvent event)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  // Begins an unload, which `done` (null: nobody) waits for, and ends it if
-  // nobody uses the adapter.
-  Remains StartUnload(Records::iterator record, UnloadDone done)
+  // Begins an unload, and ends it if nobody uses the adapter.
+  Remains StartUnload(Records::iterator record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Lets the memory go, or hands it over to the first who waits for the unload;

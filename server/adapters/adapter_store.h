@@ -156,10 +156,13 @@ class AdapterStore {
   // once: when the last handle is gone, on the thread that drops it, or before
   // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
   //
-  // ADAPTER_NOT_FOUND if there is no such adapter or it is being unloaded
-  // already, which kForce hurries on and then waits for, too; ADAPTER_PINNED;
-  // ADAPTER_IN_USE (with "in_flight") for kOnlyIfUnused when handles live.
-  // After an error nothing has changed.
+  // By kForce that goes for versions that are on their way out already, too,
+  // also if there is no other: `done` comes when the last version is gone, with
+  // the newest.
+  //
+  // ADAPTER_NOT_FOUND if there is no such adapter or, but for kForce, it is
+  // being unloaded already; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight")
+  // for kOnlyIfUnused when handles live. After an error nothing has changed.
   void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
 
   // While an adapter is pinned it cannot be unloaded, and what is prepared of

@@ -335,6 +335,38 @@ TEST_F(AdapterTiersTest, ForceEndsAllVersionsThatAreLeaving) {
   EXPECT_EQ(engine_.live_prepared(), 0);
 }
 
+// Also where it unloads an active one.
+TEST_F(AdapterTiersTest, ForceEndsUsersOfReplacedVersions) {
+  ASSERT_THAT(store_->Load({.path = "a.safetensors"}), IsOk());
+  std::optional<AdapterHandle> first = store_->Acquire("a").value();
+  ASSERT_THAT(
+      store_->Load(
+          {.path = "b.safetensors", .name = "a", .allow_replace = true}),
+      IsOk());
+  std::optional<AdapterHandle> second = store_->Acquire("a").value();
+  std::string cancelled;
+  first->OnForcedUnload([&] { cancelled += "1"; });
+  second->OnForcedUnload([&] { cancelled += "2"; });
+  ASSERT_THAT(store_->SetPinned("a", true), IsOk());
+  EXPECT_THAT(Unload("a", UnloadMode::kForce),
+              HasReason(ErrorReason::kAdapterPinned));
+  EXPECT_EQ(cancelled, "");
+  ASSERT_THAT(store_->SetPinned("a", false), IsOk());
+  std::string told;
+  store_->Unload("a", UnloadMode::kForce, [&](const auto& unloaded) {
+    ASSERT_THAT(unloaded, IsOk());
+    told += (*unloaded)->sha256();
+    EXPECT_EQ((*unloaded)->bytes(), kDeviceBytes);
+  });
+  EXPECT_EQ(cancelled, "12");
+  second.reset();
+  EXPECT_EQ(told, "");
+  first.reset();
+  EXPECT_EQ(told, DigestOf("b"));
+  EXPECT_EQ(engine_.live_prepared(), 0);
+  EXPECT_THAT(store_->List(), IsEmpty());
+}
+
 // What would not fit even then makes nobody give way.
 TEST_F(AdapterTiersTest, NothingIsDroppedInVain) {
   MakeStore(/*on_host=*/2, 0, /*autoload=*/true);
