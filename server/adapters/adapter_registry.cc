@@ -250,17 +250,39 @@ bool AdapterRegistry::UnloadWatched(const Watched& watched) {
   return true;
 }
 
+std::map<const AdapterContent*, AdapterRegistry::IdleContent>
+AdapterRegistry::IdleContents() const {
+  std::map<const AdapterContent*, IdleContent> contents;
+  for (const auto& [key, record] : records_) {
+    if (!IsIdle(record) || !record.info.autoloaded) continue;
+    IdleContent& content = contents[record.content.get()];
+    content.records.push_back(key);
+    content.last_use = std::max(content.last_use, record.last_use);
+    content.bytes = record.content->size_bytes;
+    content.pointers = record.content.use_count();
+  }
+  // Unloading one frees nothing if another name or user has it, too.
+  std::erase_if(contents, [](const auto& entry) {
+    const IdleContent& content = entry.second;
+    return content.pointers != static_cast<int64_t>(content.records.size());
+  });
+  return contents;
+}
+
 int64_t AdapterRegistry::IdleBytes() const {
   absl::ReaderMutexLock lock(&mu_);
   int64_t bytes = 0;
-  for (const auto& [key, record] : records_) {
-    // What has another name, too, or another user, stays.
-    if (IsIdle(record) && record.info.autoloaded &&
-        record.content.use_count() == 1) {
-      bytes += record.content->size_bytes;
-    }
-  }
+  for (const auto& [content, idle] : IdleContents()) bytes += idle.bytes;
   return bytes;
+}
+
+bool AdapterRegistry::HasRead(absl::string_view path, int64_t bytes) const {
+  absl::ReaderMutexLock lock(&mu_);
+  return std::any_of(records_.begin(), records_.end(),
+                     [path, bytes](const auto& entry) {
+                       const AdapterInfo& info = entry.second.info;
+                       return info.path == path && info.size_bytes == bytes;
+                     });
 }
 
 bool AdapterRegistry::IsIdle(const Record& record) {
@@ -268,23 +290,23 @@ bool AdapterRegistry::IsIdle(const Record& record) {
          record.info.in_flight == 0;
 }
 
-bool AdapterRegistry::UnloadIdle() {
-  Remains remains;
+int AdapterRegistry::UnloadIdle() {
+  std::vector<Remains> remains;
   {
     absl::MutexLock lock(&mu_);
-    auto oldest = records_.end();
-    for (auto record = records_.begin(); record != records_.end(); ++record) {
-      if (!IsIdle(record->second) || !record->second.info.autoloaded) continue;
-      if (oldest == records_.end() ||
-          record->second.last_use < oldest->second.last_use) {
-        oldest = record;
-      }
+    const auto contents = IdleContents();
+    const auto oldest = std::min_element(
+        contents.begin(), contents.end(), [](const auto& a, const auto& b) {
+          return a.second.last_use < b.second.last_use;
+        });
+    if (oldest == contents.end()) return 0;
+    for (const auto& key : oldest->second.records) {
+      remains.push_back(StartUnload(records_.find(key)));
     }
-    if (oldest == records_.end()) return false;
-    remains = StartUnload(oldest);
   }
-  Settle(std::move(remains));
-  return true;
+  const int unloaded = static_cast<int>(remains.size());
+  for (Remains& record : remains) Settle(std::move(record));
+  return unloaded;
 }
 
 std::vector<std::string> AdapterRegistry::IdleNames() const {

@@ -96,9 +96,16 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   // give back.
   int64_t IdleBytes() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Unloads the autoloaded adapter that is neither in use nor pinned and was
-  // not used for the longest time; false if there is none.
-  bool UnloadIdle() ABSL_LOCKS_EXCLUDED(mu_);
+  // Unloads the content that was not used for the longest time, under all of
+  // its names, of those that nobody else has: all names are autoloaded, and
+  // none is in use or pinned. Returns how many names that were; 0 if there is
+  // no such content.
+  int UnloadIdle() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // True if a content in memory was read from `path`, which had this many bytes
+  // then.
+  bool HasRead(absl::string_view path, int64_t bytes) const
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // Active adapters that nobody uses, not pinned, the one that was not used for
   // the longest time first.
@@ -142,6 +149,16 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   };
   // By name, then by age.
   using Records = std::map<std::pair<std::string, int64_t>, Record>;
+
+  // A content that UnloadIdle can unload.
+  struct IdleContent {
+    std::vector<std::pair<std::string, int64_t>> records;  // their keys
+    int64_t last_use = 0;                                  // of any of them
+    int64_t bytes = 0;
+    int64_t pointers = 0;  // to it, of whoever
+  };
+  std::map<const AdapterContent*, IdleContent> IdleContents() const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // What is left of a record that is gone, to be dealt with after the lock.
   struct Remains {

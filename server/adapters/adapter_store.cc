@@ -269,10 +269,17 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
 
 absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
     const LoadRequest& request, const std::optional<AdapterInfo>& active) {
-  // What cannot be kept is not read: it would take the memory meanwhile.
+  // What cannot be kept is not read: it would take the memory meanwhile. But
+  // what is in memory already takes no more.
   const auto check_size = [&](int64_t bytes) -> absl::Status {
-    if (cache_->host().CanHold(bytes)) return absl::OkStatus();
-    return HostFull(cache_->host(), bytes, request.path, {});
+    const bool may_be_active =
+        active.has_value() && active->size_bytes == bytes;
+    if (CanHold(bytes) || may_be_active ||
+        registry_->HasRead(request.path, bytes)) {
+      return absl::OkStatus();
+    }
+    return HostFull(cache_->host(), bytes, request.path,
+                    registry_->IdleNames());
   };
   GRAFT_ASSIGN_OR_RETURN(AdapterFile file,
                          source_->Read(request.path, check_size));
@@ -301,21 +308,24 @@ absl::StatusOr<AdapterContentPtr> AdapterStore::GetContent(
 
 absl::StatusOr<AdapterContentPtr> AdapterStore::Insert(
     AdapterContent content, const std::string& path) {
-  const ByteBudget& host = cache_->host();
   AdapterContentPtr inserted = cache_->Insert(content);
   while (inserted == nullptr) {
     // Nothing gives way for what would not fit even then.
-    const bool can_fit =
-        host.used() - registry_->IdleBytes() + content.size_bytes <=
-        host.limit();
-    if (!can_fit || !registry_->UnloadIdle()) {
+    const int unloaded =
+        CanHold(content.size_bytes) ? registry_->UnloadIdle() : 0;
+    if (unloaded == 0) {
       return HostFull(cache_->host(), content.size_bytes, path,
                       registry_->IdleNames());
     }
-    ++host_evictions_;
+    host_evictions_ += unloaded;
     inserted = cache_->Insert(content);
   }
   return inserted;
+}
+
+bool AdapterStore::CanHold(int64_t bytes) const {
+  const ByteBudget& host = cache_->host();
+  return host.CanHold(host.used() - registry_->IdleBytes() + bytes);
 }
 
 void AdapterStore::CountLoad(const absl::StatusOr<LoadResult>& result) {

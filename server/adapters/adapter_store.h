@@ -260,6 +260,9 @@ class AdapterStore {
   absl::StatusOr<AdapterContentPtr> Insert(AdapterContent content,
                                            const std::string& path);
 
+  // Whether so many bytes fit in host memory, if all gives way there that can.
+  bool CanHold(int64_t bytes) const;
+
   // Checks the content of a file against its format and the base.
   absl::StatusOr<ParsedAdapter> Parse(const AdapterFile& file,
                                       const LoadRequest& request) const;
