@@ -162,10 +162,26 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
                                       AdapterContentPtr content,
                                       const FileStamp& stamp,
                                       AdapterHandle* handle) {
+  return *ActivateIf(/*asked_for=*/true, id, std::move(info),
+                     std::move(content), stamp, handle);
+}
+
+std::optional<AdapterInfo> AdapterRegistry::ActivateChanged(
+    int64_t id, AdapterInfo info, AdapterContentPtr content,
+    const FileStamp& stamp) {
+  return ActivateIf(/*asked_for=*/false, id, std::move(info),
+                    std::move(content), stamp, /*handle=*/nullptr);
+}
+
+std::optional<AdapterInfo> AdapterRegistry::ActivateIf(
+    bool asked_for, int64_t id, AdapterInfo info, AdapterContentPtr content,
+    const FileStamp& stamp, AdapterHandle* handle) {
   Remains former;
   std::vector<AdapterCache::Continuation> waiting;
   {
     absl::MutexLock lock(&mu_);
+    const auto loaded = records_.find(std::pair(info.name, id));
+    if (!asked_for && loaded->second.unwanted) return std::nullopt;
     const auto active = Find(info.name, AdapterState::kActive);
     if (active != records_.end()) {
       if (active->second.info.pinned) {
@@ -175,7 +191,6 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
       }
       former = StartUnload(active);
     }
-    const auto loaded = records_.find(std::pair(info.name, id));
     Record& record = loaded->second;
     info.state = record.info.state;
     record.info = std::move(info);
@@ -442,6 +457,8 @@ absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
           });
     }
     if (active != records_.end()) remains = StartUnload(active);
+    const auto loading = Find(name, AdapterState::kLoading);
+    if (loading != records_.end()) loading->second.unwanted = true;
   }
   for (const auto& cancel : cancels) cancel();
   Settle(std::move(remains));

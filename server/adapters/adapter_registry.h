@@ -70,6 +70,13 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
                        const FileStamp& stamp, AdapterHandle* handle)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // The same for a load that nobody has asked for, unless the name has been
+  // unloaded since it began. Then returns nullopt, and the load is not over.
+  std::optional<AdapterInfo> ActivateChanged(int64_t id, AdapterInfo info,
+                                             AdapterContentPtr content,
+                                             const FileStamp& stamp)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // The active adapter `name` has been found unchanged, with this content, in a
   // file with this stamp; if `asked_for`, by somebody who wants it loaded, so
   // that it is not autoloaded any more. False if another is active by now, or
@@ -145,6 +152,7 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
     int64_t last_use = 0;                 // a count, as clocks can be set
     std::vector<UnloadDone> unload_done;  // of all who wait
     bool forced = false;                  // its users are asked to end
+    bool unwanted = false;  // while it loads: its name was unloaded
     std::map<int64_t, std::function<void()>> cancels;  // by use
   };
   // By name, then by age.
@@ -175,6 +183,11 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   // A new record that loads. REQUIRES: no other of this name does.
   int64_t AddLoad(const std::string& name, const std::string& path)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Activate, if `asked_for`, else ActivateChanged.
+  std::optional<AdapterInfo> ActivateIf(
+      bool asked_for, int64_t id, AdapterInfo info, AdapterContentPtr content,
+      const FileStamp& stamp, AdapterHandle* handle) ABSL_LOCKS_EXCLUDED(mu_);
 
   // What is known of the record at this moment.
   AdapterInfo Describe(const Record& record) const

@@ -1,8 +1,10 @@
 #include "server/adapters/adapter_store.h"
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/adapters/adapter_id.h"
@@ -114,6 +116,36 @@ bool IsFullForNow(const absl::Status& status) {
          GetRetryDelay(status).has_value();
 }
 
+// True for an adapter that is larger than a whole tier.
+bool NeverFits(const absl::Status& status) {
+  int64_t wanted = 0;
+  int64_t limit = 0;
+  for (const auto& [key, value] : GetErrorMetadata(status)) {
+    if (key == "wanted_bytes" && !absl::SimpleAtoi(value, &wanted))
+      return false;
+    if (key == "limit_bytes" && !absl::SimpleAtoi(value, &limit)) return false;
+  }
+  return wanted > limit;
+}
+
+// True if a load failed for what the file is: it will fail again until the file
+// changes. All else may be different the next time.
+bool IsVerdict(const absl::Status& status) {
+  switch (GetErrorReason(status).value_or(ErrorReason::kInternal)) {
+    case ErrorReason::kAdapterTooLarge:
+    case ErrorReason::kAdapterBaseMismatch:
+    case ErrorReason::kAdapterKeysUnmatched:
+    case ErrorReason::kAdapterKindUnsupported:
+    case ErrorReason::kAdapterCorrupt:
+    case ErrorReason::kAdapterNonFinite:
+      return true;
+    case ErrorReason::kAdapterCacheFull:
+      return NeverFits(status);
+    default:
+      return false;
+  }
+}
+
 // What is known of a file before it is loaded.
 AdapterInfo DescribeFile(const AdapterFile& file, const std::string& name,
                          const AdapterStore::LoadRequest& request) {
@@ -144,6 +176,16 @@ class AdapterStore::Reservation {
     used_ = true;
     return registry_->Activate(id_, std::move(info), std::move(content), stamp,
                                handle);
+  }
+
+  // AdapterRegistry::ActivateChanged.
+  std::optional<AdapterInfo> ActivateChanged(AdapterInfo info,
+                                             AdapterContentPtr content,
+                                             const FileStamp& stamp) {
+    std::optional<AdapterInfo> activated = registry_->ActivateChanged(
+        id_, std::move(info), std::move(content), stamp);
+    used_ = activated.has_value();
+    return activated;
   }
 
  private:
@@ -262,6 +304,13 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
   // While the device is full of what requests use, it stays in host memory.
   const absl::Status resident = cache_->MakeResident(content).status();
   if (!IsFullForNow(resident)) GRAFT_RETURN_IF_ERROR(resident);
+  if (cause == LoadCause::kFileChanged) {
+    std::optional<AdapterInfo> changed = reservation->ActivateChanged(
+        std::move(info), std::move(content), file.stamp);
+    // Else unloaded meanwhile: nobody wants it back.
+    if (changed.has_value()) return LoadResult{*std::move(changed), false};
+    return LoadResult{{}, true};
+  }
   return LoadResult{reservation->Activate(std::move(info), std::move(content),
                                           file.stamp, handle),
                     false};
@@ -470,45 +519,53 @@ AdapterStore::PollReport AdapterStore::Poll(
     const std::function<bool()>& stopping) {
   PollReport report;
   const std::vector<AdapterRegistry::Watched> watched = registry_->Autoloaded();
-  if (watched.empty()) return report;
-  const absl::Status directory = source_->CheckDirectory();
-  if (!directory.ok()) {
-    report.failures.emplace_back("", directory);
-    return report;
-  }
+  // What fails as it did the last time has been told.
+  std::map<std::string, ErrorReason> failing;
+  const auto note = [&](const std::string& name, const absl::Status& failure) {
+    const ErrorReason reason =
+        GetErrorReason(failure).value_or(ErrorReason::kInternal);
+    failing[name] = reason;
+    const auto told = failing_.find(name);
+    if (told == failing_.end() || told->second != reason) {
+      report.failures.emplace_back(name, failure);
+    }
+  };
+  const absl::Status directory =
+      watched.empty() ? absl::OkStatus() : source_->CheckDirectory();
+  if (!directory.ok()) note("", directory);
   for (const AdapterRegistry::Watched& adapter : watched) {
-    if (stopping != nullptr && stopping()) break;
-    Refresh(adapter, report);
+    if (!directory.ok() || (stopping != nullptr && stopping())) break;
+    const absl::Status failure = Refresh(adapter, report);
+    if (!failure.ok()) note(adapter.name, failure);
   }
+  failing_ = std::move(failing);
   return report;
 }
 
-void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
-                           PollReport& report) {
+absl::Status AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
+                                   PollReport& report) {
   const absl::StatusOr<FileStamp> stamp = source_->Stamp(watched.path);
-  if (stamp.ok() && *stamp == watched.stamp) return;
+  if (stamp.ok() && *stamp == watched.stamp) return absl::OkStatus();
   if (GetErrorReason(stamp.status()) == ErrorReason::kAdapterNotFound) {
     if (registry_->UnloadWatched(watched)) {
       report.unloaded.push_back(watched.name);
     }
-    return;
+    return absl::OkStatus();
   }
-  if (!stamp.ok()) {
-    report.failures.emplace_back(watched.name, stamp.status());
-    return;
-  }
-  // Before it is tried: it is tried once.
-  if (!registry_->UpdateStamp(watched, *stamp)) return;
+  GRAFT_RETURN_IF_ERROR(stamp.status());
   const absl::StatusOr<LoadResult> result = *LoadFor(
       LoadCause::kFileChanged,
       {.path = watched.path, .name = watched.name, .allow_replace = true},
       nullptr);
   CountLoad(result);
+  if (!result.ok() && !IsVerdict(result.status())) return result.status();
   if (!result.ok()) {
+    registry_->UpdateStamp(watched, *stamp);  // so that it is tried once
     report.failures.emplace_back(watched.name, result.status());
   } else if (!result->already_loaded) {
     report.replaced.push_back(watched.name);
   }
+  return absl::OkStatus();
 }
 
 AdapterStoreStats AdapterStore::stats() const {
