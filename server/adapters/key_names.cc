@@ -154,7 +154,8 @@ absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
                                           const ModuleInfo& module) {
   using Prefixes = std::vector<absl::string_view>;
   const Prefixes flat_prefixes =
-      encoder == 1 ? Prefixes{"lora_te_", "lora_te1_"} : Prefixes{"lora_te2_"};
+      encoder == 1 ? Prefixes{"lora_te_", "lora_te1_", "lycoris_"}
+                   : Prefixes{"lora_te2_"};
   const Prefixes dotted_prefixes =
       encoder == 1
           ? Prefixes{"text_encoder.", "text_encoders.clip_l.transformer.",

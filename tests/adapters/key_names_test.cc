@@ -109,6 +109,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "proj up"},
         Example{"lycoris_output_blocks_0_0_in_layers_2.lora_up.weight",
                 "unet.up_blocks.0.resnets.0.conv1 up"},
+        Example{"lycoris_text_model_encoder_layers_11_mlp_fc2.lora_up.weight",
+                "text_encoder.text_model.encoder.layers.11.mlp.fc2 up"},
+        Example{"lycoris_encoder_layers_0_self_attn_q_proj.lokr_w1",
+                "text_encoder.text_model.encoder.layers.0.self_attn.q_proj "
+                "other"},
         Example{"lora_te_text_model_encoder_layers_0_mlp_fc1.dora_scale",
                 "text_encoder.text_model.encoder.layers.0.mlp.fc1 magnitude"},
         Example{"oft_unet_mid_block_attentions_0_proj_in.oft_blocks",

@@ -128,7 +128,8 @@ LAYOUTS: dict[str, Layout] = {
     "kohya, shapes of another base": Layout(
         _flat("lora_unet_", "lora_te_text_model_"), **_ALPHA,
         other_shapes=True),
-    "LyCORIS' wrapper": Layout(_flat("lycoris_"), **_ALPHA),
+    "LyCORIS' wrapper": Layout(_flat("lycoris_", "lycoris_text_model_"),
+                               **_ALPHA),
     "diffusers": Layout(_dotted("unet.", "text_encoder.text_model."), **_PEFT,
                         reference=True),
     "diffusers, no component": Layout(_dotted(""), **_PEFT),
