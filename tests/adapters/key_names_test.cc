@@ -224,6 +224,20 @@ TEST(KeyNamesTest, TheSecondTextEncoderHasItsNamesToo) {
   }
 }
 
+TEST(KeyNamesTest, TheFirstEncodersProjectionIsOfNoUse) {
+  for (const char* const alias :
+       {"text_encoders.clip_l.transformer.text_projection",
+        "text_encoder.text_projection", "clip_l.text_projection"}) {
+    EXPECT_TRUE(IsUnusedProjection(alias)) << alias;
+  }
+  for (const char* const alias :
+       {"text_encoders.clip_g.transformer.text_projection", "text_projection",
+        "text_encoder.text_model.text_projection", "text_encoder.",
+        "text_encoder_2.text_projection", "lora_te_text_projection"}) {
+    EXPECT_FALSE(IsUnusedProjection(alias)) << alias;
+  }
+}
+
 TEST(KeyNamesTest, EveryModuleIsFoundUnderItsFlatAndDottedName) {
   for (const ModuleInfo& module : Sd15().modules) {
     const bool unet = absl::StartsWith(module.name, "unet.");
