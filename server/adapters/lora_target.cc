@@ -33,9 +33,13 @@ absl::Status AddFactors(const KeyGroup& group, const Shape& weight,
   }
   std::vector<Dim> down(weight.begin(), weight.end());
   down[0] = rank;
-  if (mid != nullptr) down.erase(down.begin() + 2, down.end());
-  GRAFT_RETURN_IF_ERROR(
-      builder.Add(KeyPart::kDown, FactorRole::kDown, std::move(down)));
+  std::vector<Dim> flat = {rank, RowLength(weight)};
+  if (mid != nullptr) {
+    down.erase(down.begin() + 2, down.end());
+    flat.clear();
+  }
+  GRAFT_RETURN_IF_ERROR(builder.Add(KeyPart::kDown, FactorRole::kDown,
+                                    std::move(down), std::move(flat)));
   GRAFT_RETURN_IF_ERROR(
       builder.Add(KeyPart::kUp, FactorRole::kUp, {weight[0], rank}));
   if (mid == nullptr) return absl::OkStatus();
