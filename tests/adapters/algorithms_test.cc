@@ -277,6 +277,19 @@ TEST(AlgorithmsTest, OftsAlphaIsAConstraint) {
   EXPECT_EQ(ShapeOf(target, FactorRole::kRescale), (Shape{8}));
 }
 
+// Elsewhere it is multiplied by the rows.
+TEST(AlgorithmsTest, InComfyUisFilesOftsAlphaIsTheLimitItself) {
+  const auto target =
+      ParseOnConv1(OnConv1({{"oft_blocks", {2, 4, 4}}, {"alpha", {}}}));
+  ASSERT_THAT(target, IsOk());
+  EXPECT_EQ(target->constraint, 0.5);
+  // It does not train BOFT.
+  const auto boft =
+      ParseOnConv1(OnConv1({{"oft_blocks", {1, 2, 4, 4}}, {"alpha", {}}}));
+  ASSERT_THAT(boft, IsOk());
+  EXPECT_EQ(boft->constraint, 0.5 * 8);
+}
+
 TEST(AlgorithmsTest, ABiasIsASecondTarget) {
   const ParsedAdapter parsed = ParseRandom(Kind::kLoraBias).value();
   const AdapterTarget& weight = parsed.weights.targets[0];
