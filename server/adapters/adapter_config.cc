@@ -179,7 +179,8 @@ absl::Status CheckInitialisation(const Json& value) {
   }
   const auto& name = value.get_ref<const Json::string_t&>();
   const std::string lower = absl::AsciiStrToLower(name);
-  if (lower == "gaussian" || lower == "eva" || lower == "orthogonal") {
+  if (lower == "gaussian" || lower == "eva" || lower == "orthogonal" ||
+      lower == "mica") {
     return absl::OkStatus();
   }
   return Unsupported(absl::StrCat(

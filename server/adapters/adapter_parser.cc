@@ -290,10 +290,19 @@ void Parsing::WriteNotes() {
                                  " module(s), which trainers take for no "
                                  "scaling: their scale is 1."));
   }
-  if (!keys_.not_applied.empty()) {
-    notes.push_back(absl::StrCat(keys_.not_applied.size(),
-                                 " tensor(s) of bundled embeddings are not "
-                                 "applied."));
+  const auto embeddings = std::count_if(
+      keys_.not_applied.begin(), keys_.not_applied.end(), IsBundledEmbedding);
+  if (embeddings > 0) {
+    notes.push_back(absl::StrCat(
+        embeddings, " tensor(s) of bundled embeddings are not applied."));
+  }
+  if (const auto others =
+          static_cast<int64_t>(keys_.not_applied.size()) - embeddings;
+      others > 0) {
+    notes.push_back(absl::StrCat(
+        others,
+        " tensor(s) of the text encoder's projection, which this base "
+        "does not use, are not applied: their change is zero."));
   }
   if (!keys_.unmatched.empty()) {
     notes.push_back(absl::StrCat(keys_.unmatched.size(),

@@ -1,6 +1,7 @@
 #include "server/adapters/adapter_registry.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <utility>
 
@@ -67,6 +68,24 @@ absl::Status OtherVersion(const AdapterInfo& info, absl::string_view sha256) {
                    "; load that content, or ask for the one that is there"),
       metadata);
 }
+
+// Hears of each of several unloads, and tells `done` when all are over, with
+// what the newest version was. Thread-safe.
+class UnloadsTogether {
+ public:
+  UnloadsTogether(size_t count, AdapterRegistry::UnloadDone done)
+      : left_(count), done_(std::move(done)) {}
+
+  void Tell(bool newest, absl::StatusOr<PreparedAdapterPtr> unloaded) {
+    if (newest) newest_ = std::move(unloaded);
+    if (--left_ == 0) done_(std::move(newest_));
+  }
+
+ private:
+  std::atomic<size_t> left_;
+  absl::StatusOr<PreparedAdapterPtr> newest_;  // written once, before the end
+  const AdapterRegistry::UnloadDone done_;
+};
 
 // The record of this name in `state`, or the end. `Records` may be const.
 template <typename Records>
@@ -143,10 +162,26 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
                                       AdapterContentPtr content,
                                       const FileStamp& stamp,
                                       AdapterHandle* handle) {
+  return *ActivateIf(/*asked_for=*/true, id, std::move(info),
+                     std::move(content), stamp, handle);
+}
+
+std::optional<AdapterInfo> AdapterRegistry::ActivateChanged(
+    int64_t id, AdapterInfo info, AdapterContentPtr content,
+    const FileStamp& stamp) {
+  return ActivateIf(/*asked_for=*/false, id, std::move(info),
+                    std::move(content), stamp, /*handle=*/nullptr);
+}
+
+std::optional<AdapterInfo> AdapterRegistry::ActivateIf(
+    bool asked_for, int64_t id, AdapterInfo info, AdapterContentPtr content,
+    const FileStamp& stamp, AdapterHandle* handle) {
   Remains former;
   std::vector<AdapterCache::Continuation> waiting;
   {
     absl::MutexLock lock(&mu_);
+    const auto loaded = records_.find(std::pair(info.name, id));
+    if (!asked_for && loaded->second.unwanted) return std::nullopt;
     const auto active = Find(info.name, AdapterState::kActive);
     if (active != records_.end()) {
       if (active->second.info.pinned) {
@@ -154,9 +189,8 @@ AdapterInfo AdapterRegistry::Activate(int64_t id, AdapterInfo info,
         active->second.info.pinned = false;
         cache_->Unpin(*active->second.content);
       }
-      former = StartUnload(active, nullptr);
+      former = StartUnload(active);
     }
-    const auto loaded = records_.find(std::pair(info.name, id));
     Record& record = loaded->second;
     info.state = record.info.state;
     record.info = std::move(info);
@@ -225,23 +259,45 @@ bool AdapterRegistry::UnloadWatched(const Watched& watched) {
     absl::MutexLock lock(&mu_);
     const auto found = FindWatched(watched);
     if (found == records_.end() || found->second.info.pinned) return false;
-    remains = StartUnload(found, nullptr);
+    remains = StartUnload(found);
   }
   Settle(std::move(remains));
   return true;
 }
 
+std::map<const AdapterContent*, AdapterRegistry::IdleContent>
+AdapterRegistry::IdleContents() const {
+  std::map<const AdapterContent*, IdleContent> contents;
+  for (const auto& [key, record] : records_) {
+    if (!IsIdle(record) || !record.info.autoloaded) continue;
+    IdleContent& content = contents[record.content.get()];
+    content.records.push_back(key);
+    content.last_use = std::max(content.last_use, record.last_use);
+    content.bytes = record.content->size_bytes;
+    content.pointers = record.content.use_count();
+  }
+  // Unloading one frees nothing if another name or user has it, too.
+  std::erase_if(contents, [](const auto& entry) {
+    const IdleContent& content = entry.second;
+    return content.pointers != static_cast<int64_t>(content.records.size());
+  });
+  return contents;
+}
+
 int64_t AdapterRegistry::IdleBytes() const {
   absl::ReaderMutexLock lock(&mu_);
   int64_t bytes = 0;
-  for (const auto& [key, record] : records_) {
-    // What has another name, too, or another user, stays.
-    if (IsIdle(record) && record.info.autoloaded &&
-        record.content.use_count() == 1) {
-      bytes += record.content->size_bytes;
-    }
-  }
+  for (const auto& [content, idle] : IdleContents()) bytes += idle.bytes;
   return bytes;
+}
+
+bool AdapterRegistry::HasRead(absl::string_view path, int64_t bytes) const {
+  absl::ReaderMutexLock lock(&mu_);
+  return std::any_of(records_.begin(), records_.end(),
+                     [path, bytes](const auto& entry) {
+                       const AdapterInfo& info = entry.second.info;
+                       return info.path == path && info.size_bytes == bytes;
+                     });
 }
 
 bool AdapterRegistry::IsIdle(const Record& record) {
@@ -249,23 +305,23 @@ bool AdapterRegistry::IsIdle(const Record& record) {
          record.info.in_flight == 0;
 }
 
-bool AdapterRegistry::UnloadIdle() {
-  Remains remains;
+int AdapterRegistry::UnloadIdle() {
+  std::vector<Remains> remains;
   {
     absl::MutexLock lock(&mu_);
-    auto oldest = records_.end();
-    for (auto record = records_.begin(); record != records_.end(); ++record) {
-      if (!IsIdle(record->second) || !record->second.info.autoloaded) continue;
-      if (oldest == records_.end() ||
-          record->second.last_use < oldest->second.last_use) {
-        oldest = record;
-      }
+    const auto contents = IdleContents();
+    const auto oldest = std::min_element(
+        contents.begin(), contents.end(), [](const auto& a, const auto& b) {
+          return a.second.last_use < b.second.last_use;
+        });
+    if (oldest == contents.end()) return 0;
+    for (const auto& key : oldest->second.records) {
+      remains.push_back(StartUnload(records_.find(key)));
     }
-    if (oldest == records_.end()) return false;
-    remains = StartUnload(oldest, nullptr);
   }
-  Settle(std::move(remains));
-  return true;
+  const int unloaded = static_cast<int>(remains.size());
+  for (Remains& record : remains) Settle(std::move(record));
+  return unloaded;
 }
 
 std::vector<std::string> AdapterRegistry::IdleNames() const {
@@ -360,36 +416,48 @@ void AdapterRegistry::Force(Record& record,
   }
 }
 
-AdapterRegistry::Records::iterator AdapterRegistry::ForceLeaving(
-    absl::string_view name, std::vector<std::function<void()>>& cancels) {
-  auto newest = records_.end();
+std::vector<AdapterRegistry::Records::iterator> AdapterRegistry::FindLeaving(
+    absl::string_view name) {
+  std::vector<Records::iterator> leaving;
   for (auto record = records_.lower_bound(std::pair(std::string(name), 0));
        record != records_.end() && record->first.first == name; ++record) {
-    if (record->second.info.state != AdapterState::kUnloading) continue;
-    Force(record->second, cancels);
-    newest = record;
+    if (record->second.info.state == AdapterState::kUnloading) {
+      leaving.push_back(record);
+    }
   }
-  return newest;
+  return leaving;
 }
 
 absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
                                      UnloadDone done) {
+  const bool force = mode == UnloadMode::kForce;
   Remains remains;
   std::vector<std::function<void()>> cancels;
   {
     absl::MutexLock lock(&mu_);
-    auto record = Find(name, AdapterState::kActive);
-    // Force also where another unload waits: all versions that are on their way
-    // out, of which the newest tells when it is gone.
-    const bool waits = record == records_.end() && mode == UnloadMode::kForce;
-    if (waits) record = ForceLeaving(name, cancels);
-    GRAFT_RETURN_IF_ERROR(CheckUnload(record, name, mode));
-    if (!waits) {
-      if (mode == UnloadMode::kForce) Force(record->second, cancels);
-      remains = StartUnload(record, std::move(done));
-    } else if (done != nullptr) {
-      record->second.unload_done.push_back(std::move(done));
+    const auto active = Find(name, AdapterState::kActive);
+    // What `done` waits for: by force also versions that are on their way out
+    // already, even if there is no other.
+    std::vector<Records::iterator> versions;
+    if (force) versions = FindLeaving(name);
+    if (active != records_.end() || versions.empty()) {
+      GRAFT_RETURN_IF_ERROR(CheckUnload(active, name, mode));
+      versions.push_back(active);
     }
+    const auto together =
+        std::make_shared<UnloadsTogether>(versions.size(), done);
+    for (const auto& version : versions) {
+      Record& record = version->second;
+      if (force) Force(record, cancels);
+      if (done == nullptr) continue;
+      record.unload_done.push_back(
+          [together, newest = version == versions.back()](auto unloaded) {
+            together->Tell(newest, std::move(unloaded));
+          });
+    }
+    if (active != records_.end()) remains = StartUnload(active);
+    const auto loading = Find(name, AdapterState::kLoading);
+    if (loading != records_.end()) loading->second.unwanted = true;
   }
   for (const auto& cancel : cancels) cancel();
   Settle(std::move(remains));
@@ -482,9 +550,8 @@ AdapterRegistry::Remains AdapterRegistry::Apply(Records::iterator record,
   return remains;
 }
 
-AdapterRegistry::Remains AdapterRegistry::StartUnload(Records::iterator record,
-                                                      UnloadDone done) {
-  if (done != nullptr) record->second.unload_done.push_back(std::move(done));
+AdapterRegistry::Remains AdapterRegistry::StartUnload(
+    Records::iterator record) {
   Apply(record, AdapterEvent::kUnloadAsked);
   if (record->second.info.in_flight > 0) return {};
   return Apply(record, AdapterEvent::kLastUseOver);

@@ -70,6 +70,13 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
                        const FileStamp& stamp, AdapterHandle* handle)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // The same for a load that nobody has asked for, unless the name has been
+  // unloaded since it began. Then returns nullopt, and the load is not over.
+  std::optional<AdapterInfo> ActivateChanged(int64_t id, AdapterInfo info,
+                                             AdapterContentPtr content,
+                                             const FileStamp& stamp)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // The active adapter `name` has been found unchanged, with this content, in a
   // file with this stamp; if `asked_for`, by somebody who wants it loaded, so
   // that it is not autoloaded any more. False if another is active by now, or
@@ -96,9 +103,16 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   // give back.
   int64_t IdleBytes() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Unloads the autoloaded adapter that is neither in use nor pinned and was
-  // not used for the longest time; false if there is none.
-  bool UnloadIdle() ABSL_LOCKS_EXCLUDED(mu_);
+  // Unloads the content that was not used for the longest time, under all of
+  // its names, of those that nobody else has: all names are autoloaded, and
+  // none is in use or pinned. Returns how many names that were; 0 if there is
+  // no such content.
+  int UnloadIdle() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // True if a content in memory was read from `path`, which had this many bytes
+  // then.
+  bool HasRead(absl::string_view path, int64_t bytes) const
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // Active adapters that nobody uses, not pinned, the one that was not used for
   // the longest time first.
@@ -139,10 +153,21 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
     int64_t last_use = 0;                 // a count, as clocks can be set
     std::vector<UnloadDone> unload_done;  // of all who wait
     bool forced = false;                  // its users are asked to end
+    bool unwanted = false;  // while it loads: its name was unloaded
     std::map<int64_t, std::function<void()>> cancels;  // by use
   };
   // By name, then by age.
   using Records = std::map<std::pair<std::string, int64_t>, Record>;
+
+  // A content that UnloadIdle can unload.
+  struct IdleContent {
+    std::vector<std::pair<std::string, int64_t>> records;  // their keys
+    int64_t last_use = 0;                                  // of any of them
+    int64_t bytes = 0;
+    int64_t pointers = 0;  // to it, of whoever
+  };
+  std::map<const AdapterContent*, IdleContent> IdleContents() const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // What is left of a record that is gone, to be dealt with after the lock.
   struct Remains {
@@ -159,6 +184,11 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
   // A new record that loads. REQUIRES: no other of this name does.
   int64_t AddLoad(const std::string& name, const std::string& path)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Activate, if `asked_for`, else ActivateChanged.
+  std::optional<AdapterInfo> ActivateIf(
+      bool asked_for, int64_t id, AdapterInfo info, AdapterContentPtr content,
+      const FileStamp& stamp, AdapterHandle* handle) ABSL_LOCKS_EXCLUDED(mu_);
 
   // What is known of the record at this moment.
   AdapterInfo Describe(const Record& record) const
@@ -180,21 +210,20 @@ class AdapterRegistry : public std::enable_shared_from_this<AdapterRegistry> {
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   // Has the users of a record asked to end, with `cancels`, which are to be
-  // called without the lock; the same for all versions of `name` that are on
-  // their way out: returns the newest of them, or the end.
+  // called without the lock.
   static void Force(Record& record,
                     std::vector<std::function<void()>>& cancels);
-  Records::iterator ForceLeaving(absl::string_view name,
-                                 std::vector<std::function<void()>>& cancels)
+
+  // All versions of `name` that are on their way out, by age.
+  std::vector<Records::iterator> FindLeaving(absl::string_view name)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Moves to the next state; a record that is gone is removed.
   Remains Apply(Records::iterator record, AdapterEvent event)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  // Begins an unload, which `done` (null: nobody) waits for, and ends it if
-  // nobody uses the adapter.
-  Remains StartUnload(Records::iterator record, UnloadDone done)
+  // Begins an unload, and ends it if nobody uses the adapter.
+  Remains StartUnload(Records::iterator record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Lets the memory go, or hands it over to the first who waits for the unload;

@@ -209,9 +209,13 @@ absl::StatusOr<AdapterFile> AdapterSource::ReadPeftFolder(
   };
   GRAFT_ASSIGN_OR_RETURN(const AdapterFile config,
                          read(kPeftConfig, AdapterConfig::kMaxBytes, nullptr));
+  const auto check_folder = [&](int64_t bytes) -> absl::Status {
+    if (check_size == nullptr) return absl::OkStatus();
+    return check_size(bytes + static_cast<int64_t>(config.bytes.size()));
+  };
   GRAFT_ASSIGN_OR_RETURN(
       AdapterFile folder,
-      read(kPeftWeights, options_.max_file_bytes, check_size));
+      read(kPeftWeights, options_.max_file_bytes, check_folder));
   // The configuration of one version with the weights of another would be an
   // adapter that nobody has made.
   const auto stamp = StampBeneath(directory, path_of(kPeftConfig));

@@ -36,7 +36,8 @@ class AdapterSource {
 
   // Reads the file at `path`, relative to the directory, or, if that is a
   // directory, the two files of the PEFT folder there. `check_size` is asked
-  // about the tensors' file, and its error returned. Blocks on the disk.
+  // about the AdapterFile::size_bytes() to come, before the tensors are read,
+  // and its error returned. Blocks on the disk.
   //   INVALID_FIELD                 as CheckPath
   //   ADAPTER_DIR_NOT_SET           no directory
   //   PATH_NOT_ALLOWED              as CheckPath, or a link in it leads outside

@@ -1,8 +1,10 @@
 #include "server/adapters/adapter_store.h"
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/adapters/adapter_id.h"
@@ -108,6 +110,36 @@ absl::Status HostFull(const ByteBudget& budget, int64_t bytes,
                 {"limit_bytes", absl::StrCat(budget.limit())}});
 }
 
+// True for an adapter that is larger than a whole tier.
+bool NeverFits(const absl::Status& status) {
+  int64_t wanted = 0;
+  int64_t limit = 0;
+  for (const auto& [key, value] : GetErrorMetadata(status)) {
+    if (key == "wanted_bytes" && !absl::SimpleAtoi(value, &wanted))
+      return false;
+    if (key == "limit_bytes" && !absl::SimpleAtoi(value, &limit)) return false;
+  }
+  return wanted > limit;
+}
+
+// True if a load failed for what the file is: it will fail again until the file
+// changes. All else may be different the next time.
+bool IsVerdict(const absl::Status& status) {
+  switch (GetErrorReason(status).value_or(ErrorReason::kInternal)) {
+    case ErrorReason::kAdapterTooLarge:
+    case ErrorReason::kAdapterBaseMismatch:
+    case ErrorReason::kAdapterKeysUnmatched:
+    case ErrorReason::kAdapterKindUnsupported:
+    case ErrorReason::kAdapterCorrupt:
+    case ErrorReason::kAdapterNonFinite:
+      return true;
+    case ErrorReason::kAdapterCacheFull:
+      return NeverFits(status);
+    default:
+      return false;
+  }
+}
+
 // What is known of a file before it is loaded.
 AdapterInfo DescribeFile(const AdapterFile& file, const std::string& name,
                          const AdapterStore::LoadRequest& request) {
@@ -138,6 +170,16 @@ class AdapterStore::Reservation {
     used_ = true;
     return registry_->Activate(id_, std::move(info), std::move(content), stamp,
                                handle);
+  }
+
+  // AdapterRegistry::ActivateChanged.
+  std::optional<AdapterInfo> ActivateChanged(AdapterInfo info,
+                                             AdapterContentPtr content,
+                                             const FileStamp& stamp) {
+    std::optional<AdapterInfo> activated = registry_->ActivateChanged(
+        id_, std::move(info), std::move(content), stamp);
+    used_ = activated.has_value();
+    return activated;
   }
 
  private:
@@ -256,6 +298,13 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
   // While the device is full of what requests use, it stays in host memory.
   const absl::Status resident = cache_->MakeResident(content).status();
   if (!IsDeviceFullForNow(resident)) GRAFT_RETURN_IF_ERROR(resident);
+  if (cause == LoadCause::kFileChanged) {
+    std::optional<AdapterInfo> changed = reservation->ActivateChanged(
+        std::move(info), std::move(content), file.stamp);
+    // Else unloaded meanwhile: nobody wants it back.
+    if (changed.has_value()) return LoadResult{*std::move(changed), false};
+    return LoadResult{{}, true};
+  }
   return LoadResult{reservation->Activate(std::move(info), std::move(content),
                                           file.stamp, handle),
                     false};
@@ -263,10 +312,17 @@ absl::StatusOr<AdapterStore::LoadResult> AdapterStore::LoadReserved(
 
 absl::StatusOr<AdapterFile> AdapterStore::ReadFor(
     const LoadRequest& request, const std::optional<AdapterInfo>& active) {
-  // What cannot be kept is not read: it would take the memory meanwhile.
+  // What cannot be kept is not read: it would take the memory meanwhile. But
+  // what is in memory already takes no more.
   const auto check_size = [&](int64_t bytes) -> absl::Status {
-    if (cache_->host().CanHold(bytes)) return absl::OkStatus();
-    return HostFull(cache_->host(), bytes, request.path, {});
+    const bool may_be_active =
+        active.has_value() && active->size_bytes == bytes;
+    if (CanHold(bytes) || may_be_active ||
+        registry_->HasRead(request.path, bytes)) {
+      return absl::OkStatus();
+    }
+    return HostFull(cache_->host(), bytes, request.path,
+                    registry_->IdleNames());
   };
   GRAFT_ASSIGN_OR_RETURN(AdapterFile file,
                          source_->Read(request.path, check_size));
@@ -295,21 +351,24 @@ absl::StatusOr<AdapterContentPtr> AdapterStore::GetContent(
 
 absl::StatusOr<AdapterContentPtr> AdapterStore::Insert(
     AdapterContent content, const std::string& path) {
-  const ByteBudget& host = cache_->host();
   AdapterContentPtr inserted = cache_->Insert(content);
   while (inserted == nullptr) {
     // Nothing gives way for what would not fit even then.
-    const bool can_fit =
-        host.used() - registry_->IdleBytes() + content.size_bytes <=
-        host.limit();
-    if (!can_fit || !registry_->UnloadIdle()) {
+    const int unloaded =
+        CanHold(content.size_bytes) ? registry_->UnloadIdle() : 0;
+    if (unloaded == 0) {
       return HostFull(cache_->host(), content.size_bytes, path,
                       registry_->IdleNames());
     }
-    ++host_evictions_;
+    host_evictions_ += unloaded;
     inserted = cache_->Insert(content);
   }
   return inserted;
+}
+
+bool AdapterStore::CanHold(int64_t bytes) const {
+  const ByteBudget& host = cache_->host();
+  return host.CanHold(host.used() - registry_->IdleBytes() + bytes);
 }
 
 void AdapterStore::CountLoad(const absl::StatusOr<LoadResult>& result) {
@@ -454,45 +513,53 @@ AdapterStore::PollReport AdapterStore::Poll(
     const std::function<bool()>& stopping) {
   PollReport report;
   const std::vector<AdapterRegistry::Watched> watched = registry_->Autoloaded();
-  if (watched.empty()) return report;
-  const absl::Status directory = source_->CheckDirectory();
-  if (!directory.ok()) {
-    report.failures.emplace_back("", directory);
-    return report;
-  }
+  // What fails as it did the last time has been told.
+  std::map<std::string, ErrorReason> failing;
+  const auto note = [&](const std::string& name, const absl::Status& failure) {
+    const ErrorReason reason =
+        GetErrorReason(failure).value_or(ErrorReason::kInternal);
+    failing[name] = reason;
+    const auto told = failing_.find(name);
+    if (told == failing_.end() || told->second != reason) {
+      report.failures.emplace_back(name, failure);
+    }
+  };
+  const absl::Status directory =
+      watched.empty() ? absl::OkStatus() : source_->CheckDirectory();
+  if (!directory.ok()) note("", directory);
   for (const AdapterRegistry::Watched& adapter : watched) {
-    if (stopping != nullptr && stopping()) break;
-    Refresh(adapter, report);
+    if (!directory.ok() || (stopping != nullptr && stopping())) break;
+    const absl::Status failure = Refresh(adapter, report);
+    if (!failure.ok()) note(adapter.name, failure);
   }
+  failing_ = std::move(failing);
   return report;
 }
 
-void AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
-                           PollReport& report) {
+absl::Status AdapterStore::Refresh(const AdapterRegistry::Watched& watched,
+                                   PollReport& report) {
   const absl::StatusOr<FileStamp> stamp = source_->Stamp(watched.path);
-  if (stamp.ok() && *stamp == watched.stamp) return;
+  if (stamp.ok() && *stamp == watched.stamp) return absl::OkStatus();
   if (GetErrorReason(stamp.status()) == ErrorReason::kAdapterNotFound) {
     if (registry_->UnloadWatched(watched)) {
       report.unloaded.push_back(watched.name);
     }
-    return;
+    return absl::OkStatus();
   }
-  if (!stamp.ok()) {
-    report.failures.emplace_back(watched.name, stamp.status());
-    return;
-  }
-  // Before it is tried: it is tried once.
-  if (!registry_->UpdateStamp(watched, *stamp)) return;
+  GRAFT_RETURN_IF_ERROR(stamp.status());
   const absl::StatusOr<LoadResult> result = *LoadFor(
       LoadCause::kFileChanged,
       {.path = watched.path, .name = watched.name, .allow_replace = true},
       nullptr);
   CountLoad(result);
+  if (!result.ok() && !IsVerdict(result.status())) return result.status();
   if (!result.ok()) {
+    registry_->UpdateStamp(watched, *stamp);  // so that it is tried once
     report.failures.emplace_back(watched.name, result.status());
   } else if (!result->already_loaded) {
     report.replaced.push_back(watched.name);
   }
+  return absl::OkStatus();
 }
 
 AdapterStoreStats AdapterStore::stats() const {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +20,7 @@
 #include "server/adapters/adapter_info.h"
 #include "server/adapters/adapter_registry.h"
 #include "server/adapters/adapter_source.h"
+#include "server/common/error.h"
 #include "server/common/executor.h"
 #include "server/engine/engine.h"
 #include "server/safetensors/safetensors_file.h"
@@ -107,8 +109,10 @@ class AdapterStore {
   struct PollReport {
     std::vector<std::string> replaced;  // names with new content
     std::vector<std::string> unloaded;  // names whose file is gone
-    // By name: files that cannot be loaded. The former content stays, and the
-    // file is tried again when it changes again. "": the directory.
+    // By name: files that cannot be loaded. The former content stays. What is
+    // wrong with the file itself is told, and the file tried, once for each
+    // version of it; after any other reason the next Poll tries again, and
+    // tells of it if the reason is another. "": the directory.
     std::vector<std::pair<std::string, absl::Status>> failures;
   };
 
@@ -157,10 +161,13 @@ class AdapterStore {
   // once: when the last handle is gone, on the thread that drops it, or before
   // this returns. kForce calls AdapterHandle::OnForcedUnload's callbacks first.
   //
-  // ADAPTER_NOT_FOUND if there is no such adapter or it is being unloaded
-  // already, which kForce hurries on and then waits for, too; ADAPTER_PINNED;
-  // ADAPTER_IN_USE (with "in_flight") for kOnlyIfUnused when handles live.
-  // After an error nothing has changed.
+  // By kForce that goes for versions that are on their way out already, too,
+  // also if there is no other: `done` comes when the last version is gone, with
+  // the newest.
+  //
+  // ADAPTER_NOT_FOUND if there is no such adapter or, but for kForce, it is
+  // being unloaded already; ADAPTER_PINNED; ADAPTER_IN_USE (with "in_flight")
+  // for kOnlyIfUnused when handles live. After an error nothing has changed.
   void Unload(absl::string_view name, UnloadMode mode, UnloadDone done);
 
   // While an adapter is pinned it cannot be unloaded, and what is prepared of
@@ -210,7 +217,8 @@ class AdapterStore {
 
   // Looks whether files of autoloaded adapters have changed. New requests get
   // the new content, those under way finish with theirs; an adapter whose file
-  // is gone is unloaded when nobody uses it. Without the adapter directory
+  // is gone is unloaded when nobody uses it. What is unloaded meanwhile stays
+  // so. Without the adapter directory
   // nothing is done. Leaves the rest alone once `stopping` is true (null:
   // never). Blocks: call it on an executor, one call at a time.
   PollReport Poll(const std::function<bool()>& stopping = nullptr);
@@ -269,6 +277,9 @@ class AdapterStore {
   absl::StatusOr<AdapterContentPtr> Insert(AdapterContent content,
                                            const std::string& path);
 
+  // Whether so many bytes fit in host memory, if all gives way there that can.
+  bool CanHold(int64_t bytes) const;
+
   // Checks the content of a file against its format and the base.
   absl::StatusOr<ParsedAdapter> Parse(const AdapterFile& file,
                                       const LoadRequest& request) const;
@@ -284,8 +295,10 @@ class AdapterStore {
   std::optional<absl::Status> Autoload(Acquisition& acquisition,
                                        const AdapterCache::Continuation& again);
 
-  // Loads what has changed in the file of an autoloaded adapter.
-  void Refresh(const AdapterRegistry::Watched& watched, PollReport& report);
+  // Loads what has changed in the file of an autoloaded adapter. Returns what
+  // has failed and may not the next time.
+  absl::Status Refresh(const AdapterRegistry::Watched& watched,
+                       PollReport& report);
 
   void CountLoad(const absl::StatusOr<LoadResult>& result);
 
@@ -295,6 +308,8 @@ class AdapterStore {
   // Shared with the handles and contents.
   const std::shared_ptr<AdapterCache> cache_;
   const std::shared_ptr<AdapterRegistry> registry_;
+
+  std::map<std::string, ErrorReason> failing_;  // as of the last Poll, by name
 
   std::atomic<int64_t> loads_{0};
   std::atomic<int64_t> loads_repeated_{0};

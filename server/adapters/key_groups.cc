@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/adapters/tensor_values.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
@@ -29,6 +30,26 @@ absl::Status AddToGroup(const std::string& key, const TensorView& tensor,
                                    "\" are the same part; keep one of them"));
   }
   return absl::OkStatus();
+}
+
+// True if the tensors are all of a LoRA or full difference that is zero.
+bool ChangesNothing(const KeyGroup& group) {
+  const size_t scales = group.Find(KeyPart::kAlpha) == nullptr ? 0 : 1;
+  std::vector<const KeyedTensor*> factors = {group.Find(KeyPart::kDiff)};
+  if (factors[0] == nullptr) {
+    factors = {group.Find(KeyPart::kDown), group.Find(KeyPart::kUp)};
+  }
+  if (group.parts.size() != factors.size() + scales) return false;
+  bool zero = false;
+  for (const KeyedTensor* const factor : factors) {
+    if (factor == nullptr || !IsFloatingPoint(factor->tensor.dtype)) {
+      return false;
+    }
+    const TensorContent content = ScanTensor(factor->tensor);
+    if (content == TensorContent::kNonFinite) return false;
+    zero |= content == TensorContent::kAllZero;
+  }
+  return zero;
 }
 
 }  // namespace
@@ -57,12 +78,20 @@ absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
                                       const KeyNames& names,
                                       absl::string_view component) {
   GroupedKeys keys;
+  std::map<std::string, KeyGroup> projections;  // of IsUnusedProjection
   for (const auto& [key, tensor] : file.tensors()) {
     if (IsBundledEmbedding(key)) {
       keys.not_applied.push_back(key);
       continue;
     }
     std::optional<KeyMatch> match = names.Find(key, component);
+    if (match.has_value() && match->module == nullptr &&
+        IsUnusedProjection(match->alias) &&
+        projections[match->alias]
+            .parts.emplace(match->part, KeyedTensor{key, tensor})
+            .second) {
+      continue;
+    }
     if (!match.has_value() || match->module == nullptr) {
       keys.unmatched.push_back(key);
       continue;
@@ -70,6 +99,10 @@ absl::StatusOr<GroupedKeys> GroupKeys(const SafetensorsFile& file,
     keys.formats.insert(match->format);
     KeyGroup& group = keys.groups[match->module->name];
     GRAFT_RETURN_IF_ERROR(AddToGroup(key, tensor, *std::move(match), group));
+  }
+  for (const auto& [alias, group] : projections) {
+    auto& list = ChangesNothing(group) ? keys.not_applied : keys.unmatched;
+    for (const auto& [part, tensor] : group.parts) list.push_back(tensor.key);
   }
   return keys;
 }

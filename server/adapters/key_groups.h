@@ -45,8 +45,9 @@ absl::Status TensorError(ErrorReason reason, const KeyGroup& group,
 struct GroupedKeys {
   std::map<std::string, KeyGroup> groups;  // by canonical module name
   std::vector<std::string> unmatched;      // fit no module, or end unknown
-  std::vector<std::string> not_applied;    // bundled embeddings
-  std::set<KeyFormat> formats;             // of those in `groups`
+  // Bundled embeddings, and a change of zero of IsUnusedProjection.
+  std::vector<std::string> not_applied;
+  std::set<KeyFormat> formats;  // of those in `groups`
 };
 
 // Sorts the tensors of `file` by module. ADAPTER_CORRUPT if the file names one

@@ -20,6 +20,11 @@ constexpr absl::string_view kFlatPrefixes[] = {"lora_unet_", "lora_te_",
                                                "lora_te1_",  "lora_te2_",
                                                "lycoris_",   "oft_unet_"};
 
+// Of the first text encoder.
+constexpr absl::string_view kDottedTextPrefixes[] = {
+    "text_encoder.", "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_h.transformer.", "clip_l."};
+
 constexpr absl::string_view kPeftLevel = "base_model.model.";
 
 // More than the names of modules have.
@@ -93,6 +98,15 @@ bool IsBundledEmbedding(absl::string_view key) {
   return absl::StartsWith(key, "bundle_emb.");
 }
 
+bool IsUnusedProjection(absl::string_view alias) {
+  return std::any_of(
+      std::begin(kDottedTextPrefixes), std::end(kDottedTextPrefixes),
+      [alias](absl::string_view prefix) {
+        absl::string_view path = alias;
+        return absl::ConsumePrefix(&path, prefix) && path == "text_projection";
+      });
+}
+
 absl::StatusOr<KeyNames> KeyNames::Create(const ModuleTable* modules) {
   const UnetPaths unet_paths(*modules);
   KeyNames names;
@@ -154,13 +168,13 @@ absl::Status KeyNames::AddTextEncoderPath(int encoder, absl::string_view path,
                                           const ModuleInfo& module) {
   using Prefixes = std::vector<absl::string_view>;
   const Prefixes flat_prefixes =
-      encoder == 1 ? Prefixes{"lora_te_", "lora_te1_"} : Prefixes{"lora_te2_"};
+      encoder == 1 ? Prefixes{"lora_te_", "lora_te1_", "lycoris_"}
+                   : Prefixes{"lora_te2_"};
   const Prefixes dotted_prefixes =
-      encoder == 1
-          ? Prefixes{"text_encoder.", "text_encoders.clip_l.transformer.",
-                     "text_encoders.clip_h.transformer.", "clip_l."}
-          : Prefixes{"text_encoder_2.", "text_encoders.clip_g.transformer.",
-                     "clip_g."};
+      encoder == 1 ? Prefixes(std::begin(kDottedTextPrefixes),
+                              std::end(kDottedTextPrefixes))
+                   : Prefixes{"text_encoder_2.",
+                              "text_encoders.clip_g.transformer.", "clip_g."};
   // Recent encoders lack the level "text_model.".
   for (const absl::string_view variant :
        {path, absl::StripPrefix(path, "text_model.")}) {

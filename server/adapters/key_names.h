@@ -24,6 +24,11 @@ enum class KeyFormat {
 // that goes with it.
 bool IsBundledEmbedding(absl::string_view key);
 
+// True for the name of a module (KeyMatch::alias) that is the projection behind
+// the first text encoder. No base uses it there, so none has it, but ComfyUI
+// stores it with the encoder and extracts adapters of it.
+bool IsUnusedProjection(absl::string_view alias);
+
 // What a tensor's key says.
 struct KeyMatch {
   KeyFormat format = KeyFormat::kKohya;

@@ -27,11 +27,15 @@ constexpr Side kSides[] = {
      FactorRole::kHadaW2A, FactorRole::kHadaW2B, FactorRole::kHadaT2},
 };
 
+// OneTrainer's w_b of a convolution has the kernel's shape, LyCORIS' is flat.
 absl::Status AddPlain(const Side& side, const Shape& weight, const Dim& rank,
                       TargetBuilder& builder) {
   GRAFT_RETURN_IF_ERROR(
       builder.Add(side.a_part, side.a_role, {weight[0], rank}));
-  return builder.Add(side.b_part, side.b_role, {rank, RowLength(weight)});
+  std::vector<Dim> kernel(weight.begin(), weight.end());
+  kernel[0] = rank;
+  return builder.Add(side.b_part, side.b_role, {rank, RowLength(weight)},
+                     std::move(kernel));
 }
 
 // With a Tucker core w_a is transposed.

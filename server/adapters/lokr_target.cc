@@ -12,12 +12,15 @@ namespace {
 using Shape = std::vector<int64_t>;
 
 // W = w1 [a, b] x w2 [c, d, ...]: the file's w1 decides all four, as a * c and
-// b * d are the base's.
+// b * d are the base's. ComfyUI has also factored all of flat(W)'s columns, and
+// then b need not divide the input channels: d is 0, and b * row the columns.
+// Where it does, both are the same.
 struct Sizes {
   int64_t a = 0;
   int64_t b = 0;
   int64_t c = 0;
   int64_t d = 0;
+  int64_t row = 0;    // of w2 as a matrix [c, row]
   int64_t rank1 = 0;  // 0: w1 is whole
   int64_t rank2 = 0;  // 0: w2 is whole
 };
@@ -55,44 +58,45 @@ absl::Status AddW1(const KeyGroup& group, const Shape& weight, Sizes& sizes,
     return ShapeMismatch(group, *group.Find(rows),
                          absl::StrCat("a divisor of ", weight[0], " as rows"));
   }
-  if (weight[1] % sizes.b != 0) {
+  const bool by_channel = weight[1] % sizes.b == 0;
+  const bool has_core = group.Find(KeyPart::kLokrT2) != nullptr;
+  if (!by_channel && (has_core || RowLength(weight) % sizes.b != 0)) {
     return ShapeMismatch(
         group, *group.Find(columns),
         absl::StrCat("a divisor of ", weight[1], " as columns"));
   }
   sizes.c = weight[0] / sizes.a;
-  sizes.d = weight[1] / sizes.b;
+  sizes.d = by_channel ? weight[1] / sizes.b : 0;
+  sizes.row = RowLength(weight) / sizes.b;
   return absl::OkStatus();
 }
 
 // A whole w2 of a convolution may be flattened to two dimensions.
-absl::Status AddWholeW2(const KeyGroup& group, const Shape& weight,
-                        const Sizes& sizes, TargetBuilder& builder) {
-  Shape shape = weight;
+absl::Status AddWholeW2(const Shape& weight, const Sizes& sizes,
+                        TargetBuilder& builder) {
+  std::vector<Dim> flat = {sizes.c, sizes.row};
+  if (sizes.d == 0) {
+    return builder.Add(KeyPart::kLokrW2, FactorRole::kLokrW2, std::move(flat));
+  }
+  std::vector<Dim> shape(weight.begin(), weight.end());
   shape[0] = sizes.c;
   shape[1] = sizes.d;
-  const Shape& found = group.Find(KeyPart::kLokrW2)->tensor.shape;
-  if (weight.size() == 4 && found == Shape{sizes.c, RowLength(shape)}) {
-    return builder.AddReshaped(KeyPart::kLokrW2, FactorRole::kLokrW2, shape);
-  }
-  return builder.Add(KeyPart::kLokrW2, FactorRole::kLokrW2,
-                     std::vector<Dim>(shape.begin(), shape.end()));
+  return builder.Add(KeyPart::kLokrW2, FactorRole::kLokrW2, std::move(shape),
+                     std::move(flat));
 }
 
 absl::Status AddW2(const KeyGroup& group, const Shape& weight, Sizes& sizes,
                    TargetBuilder& builder) {
   if (group.Find(KeyPart::kLokrW2) != nullptr) {
-    return AddWholeW2(group, weight, sizes, builder);
+    return AddWholeW2(weight, sizes, builder);
   }
   const Dim rank("rank", &sizes.rank2);
   const KeyedTensor* const core = group.Find(KeyPart::kLokrT2);
   if (core == nullptr) {
-    Shape row = weight;
-    row[1] = sizes.d;
     GRAFT_RETURN_IF_ERROR(
         builder.Add(KeyPart::kLokrW2A, FactorRole::kLokrW2A, {sizes.c, rank}));
     return builder.Add(KeyPart::kLokrW2B, FactorRole::kLokrW2B,
-                       {rank, RowLength(row)});
+                       {rank, sizes.row});
   }
   if (weight.size() != 4) {
     return ShapeMismatch(group, *core,

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/adapters/target_makers.h"
 #include "server/common/status_macros.h"
@@ -86,14 +87,20 @@ absl::Status AddRescale(const KeyGroup& group, int64_t rows,
                              {rows});
 }
 
-// Alpha is no scale here: it limits the rotation, if it is positive.
+// Alpha is no scale here: it limits the rotation, if it is positive, in units
+// of the number of rows. In OFT that ComfyUI has trained it is the limit
+// itself; the names in such a file are ComfyUI's, which no other trainer of OFT
+// writes.
 absl::Status SetConstraint(const KeyGroup& group, int64_t rows,
                            TargetBuilder& builder) {
   const KeyedTensor* const alpha = group.Find(KeyPart::kAlpha);
   if (alpha == nullptr) return absl::OkStatus();
   GRAFT_ASSIGN_OR_RETURN(const double value, ReadScalarPart(group, *alpha));
   if (value <= 0) return absl::OkStatus();
-  builder.target().constraint = value * static_cast<double>(rows);
+  const bool comfy_ui = builder.target().algorithm == AdapterAlgorithm::kOft &&
+                        absl::StartsWith(group.alias, "diffusion_model.");
+  builder.target().constraint =
+      comfy_ui ? value : value * static_cast<double>(rows);
   if (std::isfinite(static_cast<float>(builder.target().constraint))) {
     return absl::OkStatus();
   }

@@ -162,11 +162,14 @@ TargetBuilder::TargetBuilder(const KeyGroup& group, AdapterAlgorithm algorithm,
 }
 
 absl::Status TargetBuilder::Add(KeyPart part, FactorRole role,
-                                std::vector<Dim> dims) {
+                                std::vector<Dim> dims, std::vector<Dim> other) {
   const KeyedTensor* const tensor = group_.Find(part);
   if (tensor == nullptr) return MissingPart(group_, part);
   GRAFT_RETURN_IF_ERROR(CheckDtype(group_, *tensor));
-  GRAFT_RETURN_IF_ERROR(FitShape(group_, *tensor, dims));
+  const bool as_other =
+      !other.empty() &&
+      other.size() == WithoutUnitKernel(tensor->tensor.shape).size();
+  GRAFT_RETURN_IF_ERROR(FitShape(group_, *tensor, as_other ? other : dims));
   Shape shape;
   for (const Dim& dim : dims) shape.push_back(dim.size());
   return AddReshaped(part, role, std::move(shape));

@@ -86,13 +86,15 @@ class TargetBuilder {
                 ParameterKind parameter = ParameterKind::kWeight);
 
   // Adds the tensor of `part`, whose shape comes out as `dims`. A trailing
-  // [1, 1] may be there or not.
+  // [1, 1] may be there or not. Where there is `other`, which stands for as
+  // many elements, the tensor may have that shape just as well.
   //   ADAPTER_CORRUPT           no such part; no floats; a size of 0; a size
   //                             that differs from what other factors decided
   //   ADAPTER_BASE_MISMATCH     another shape than the base decides
   //   ADAPTER_KIND_UNSUPPORTED  float8
   //   ADAPTER_NON_FINITE        NaN or infinity
-  absl::Status Add(KeyPart part, FactorRole role, std::vector<Dim> dims);
+  absl::Status Add(KeyPart part, FactorRole role, std::vector<Dim> dims,
+                   std::vector<Dim> other = {});
 
   // Adds the tensor of `part` with `shape`, which has as many elements as the
   // tensor. Errors as above, but for the shape's.

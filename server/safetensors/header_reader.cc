@@ -154,7 +154,11 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
                     const Json::string_t& /*literal*/) override {
     return OtherScalar("a number that is no 64-bit integer");
   }
-  bool null() override { return OtherScalar("null"); }
+  bool null() override {
+    // As the reference reader has it: the same as no metadata.
+    if (place_ == Place::kHeader && key_ == kMetadataKey) return true;
+    return OtherScalar("null");
+  }
   bool boolean(bool /*value*/) override { return OtherScalar("a boolean"); }
   bool binary(Json::binary_t& /*value*/) override {
     return OtherScalar("binary data");

@@ -226,7 +226,7 @@ TEST(AdapterConfigTest, AnAdapterForAChangedBaseIsRefusedByName) {
 TEST(AdapterConfigTest, HowFactorsBeganIsOfNoInterestWhereTheBaseIsTheSame) {
   for (const char* const value :
        {"true", "false", "null", R"("gaussian")", R"("eva")", R"("orthogonal")",
-        R"("Gaussian")"}) {
+        R"("mica")", R"("Gaussian")"}) {
     EXPECT_THAT(
         Parse(absl::StrCat(R"({"unet.init_lora_weights": )", value, "}")),
         IsOk())

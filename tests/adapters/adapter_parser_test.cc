@@ -1,5 +1,6 @@
 #include "server/adapters/adapter_parser.h"
 
+#include <limits>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -215,6 +216,91 @@ TEST(AdapterParserTest, BundledEmbeddingsAreReported) {
   EXPECT_THAT(parsed->report.keys.not_applied_keys,
               ElementsAre("bundle_emb.my word.string_to_param.*"));
   EXPECT_THAT(parsed->report.notes, ElementsAre(HasSubstr("not applied")));
+}
+
+// As ComfyUI extracts an adapter of a text encoder: with its embeddings and the
+// projection that it keeps there.
+constexpr char kComfyText[] = "text_encoders.clip_l.transformer.";
+
+AdapterFileBuilder WithProjection(std::vector<double> down,
+                                  std::vector<double> up) {
+  const std::string projection = std::string(kComfyText) + "text_projection";
+  return OnePair(2)
+      .Add(projection + ".lora_down.weight", TensorDtype::kF16, {2, 8},
+           std::move(down))
+      .Add(projection + ".lora_up.weight", TensorDtype::kF16, {8, 2},
+           std::move(up));
+}
+
+TEST(AdapterParserTest, AnUnusedProjectionMayBeThereIfItDoesNotChange) {
+  for (const auto& file : {WithProjection({1}, {0}), WithProjection({0}, {1}),
+                           WithProjection({0}, {0})}) {
+    const auto parsed = Parse(file);
+    ASSERT_THAT(parsed, IsOk());
+    EXPECT_EQ(parsed->report.keys.matched, 2);
+    EXPECT_EQ(parsed->report.keys.unmatched, 0);
+    EXPECT_EQ(parsed->report.keys.not_applied, 2);
+    EXPECT_THAT(parsed->report.notes,
+                ElementsAre(AllOf(HasSubstr("2 tensor(s)"),
+                                  HasSubstr("their change is zero"))));
+  }
+  const std::string diff = std::string(kComfyText) + "text_projection.diff";
+  EXPECT_THAT(Parse(OnePair(2).Add(diff, TensorDtype::kF16, {8, 8}, {0})),
+              IsOk());
+}
+
+TEST(AdapterParserTest, AChangeOfAnUnusedProjectionIsRefused) {
+  const std::string projection = std::string(kComfyText) + "text_projection";
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const AdapterFileBuilder files[] = {
+      WithProjection({1}, {1}),
+      WithProjection({0}, {nan}),
+      WithProjection({0}, {0}).Remove(projection + ".lora_up.weight"),
+      // The same part again, or another algorithm beside it.
+      WithProjection({1}, {0}).Add(projection + ".lora_B.weight",
+                                   TensorDtype::kF16, {8, 2}),
+      WithProjection({1}, {1}).Add(projection + ".diff", TensorDtype::kF16,
+                                   {8, 8}, {0}),
+      OnePair(2).Add(projection + ".diff", TensorDtype::kF16, {8, 8}),
+      OnePair(2).Add(projection + ".oft_blocks", TensorDtype::kF16, {2, 4, 4},
+                     {0}),
+      OnePair(2).Add(projection + ".diff", TensorDtype::kF8E4M3, {8, 8}, {0}),
+  };
+  for (const AdapterFileBuilder& file : files) {
+    EXPECT_THAT(Parse(file), HasReason(ErrorReason::kAdapterKeysUnmatched,
+                                       HasSubstr("text_projection")));
+  }
+}
+
+TEST(AdapterParserTest, AnUnusedProjectionAloneIsNoAdapter) {
+  EXPECT_THAT(Parse(WithProjection({0}, {0})
+                        .Remove(std::string(kToQ) + ".lora_down.weight")
+                        .Remove(std::string(kToQ) + ".lora_up.weight")),
+              HasReason(ErrorReason::kAdapterKeysUnmatched,
+                        HasSubstr("no tensor in it changes the base")));
+}
+
+TEST(AdapterParserTest, ALoraMayChangeAnEmbedding) {
+  const std::string embedding =
+      std::string(kComfyText) + "text_model.embeddings.token_embedding";
+  const auto file = [&] {
+    return AdapterFileBuilder().AddKohyaPair(embedding, {2, 768}, {49408, 2});
+  };
+  const auto parsed = ParseBytes(Sd15Modules(), file().Build());
+  ASSERT_THAT(parsed, IsOk());
+  const AdapterTarget& target = parsed->weights.targets.at(0);
+  EXPECT_EQ(target.module,
+            "text_encoder.text_model.embeddings.token_embedding");
+  EXPECT_EQ(target.algorithm, AdapterAlgorithm::kLora);
+  EXPECT_EQ(target.Find(FactorRole::kDown)->tensor.shape, (Shape{2, 768}));
+  EXPECT_EQ(target.Find(FactorRole::kUp)->tensor.shape, (Shape{49408, 2}));
+  // DoRA of one is another formula.
+  EXPECT_THAT(ParseBytes(Sd15Modules(), file()
+                                            .Add(embedding + ".dora_scale",
+                                                 TensorDtype::kF32, {49408, 1})
+                                            .Build()),
+              HasReason(ErrorReason::kAdapterKindUnsupported,
+                        HasSubstr("neither a linear layer")));
 }
 
 TEST(AdapterParserTest, UnmatchedKeysAreCountedAndNamed) {

@@ -267,11 +267,15 @@ TEST_F(AdapterStoreTest, WhatWasLoadedInPartIsNotAllForAStrictCaller) {
   EXPECT_THAT(store_->Acquire("part"), IsOk());
 }
 
-TEST_F(AdapterStoreTest, AcquireCountsUses) {
+TEST_F(AdapterStoreTest, UsesAreCounted) {
   ASSERT_THAT(LoadInk(), IsOk());
   {
-    const AdapterHandle first = store_->Acquire("ink").value();
-    const AdapterHandle second = store_->Acquire("ink", ink_digest_).value();
+    AdapterHandle first = store_->Acquire("ink").value();
+    AdapterHandle second = store_->Acquire("ink", ink_digest_).value();
+    AdapterHandle looked = store_->Acquire("ink").value();
+    looked = AdapterHandle();  // for a request that came to nothing
+    first.CountUse();
+    second.CountUse();
     EXPECT_EQ(first.name(), "ink");
     EXPECT_EQ(store_->Get("ink")->in_flight, 2);
   }

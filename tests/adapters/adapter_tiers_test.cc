@@ -232,6 +232,70 @@ TEST_F(AdapterTiersTest, FullHostMemoryUnloadsAutoloadedAdaptersOnly) {
   EXPECT_EQ(store_->stats().host_bytes, 3 * FileBytes());
 }
 
+TEST_F(AdapterTiersTest, AutoloadedNamesOfOneContentGiveWayTogether) {
+  MakeStore(1, 0, /*autoload=*/true);
+  Replace("b", FileOf("a"));
+  for (const char* name : {"a", "b"}) {
+    ASSERT_THAT(store_->AcquireResident(name), IsOk());
+  }
+  std::optional<AdapterHandle> in_use = store_->Acquire("a").value();
+  EXPECT_THAT(store_->AcquireResident("c"),
+              HasReason(ErrorReason::kAdapterCacheFull));
+  EXPECT_THAT(store_->Get("b"), IsOk());
+  EXPECT_EQ(store_->stats().host_evictions, 0);
+  in_use.reset();
+  EXPECT_THAT(store_->AcquireResident("c"), IsOk());
+  for (const char* name : {"a", "b"}) {
+    EXPECT_THAT(store_->Get(name), HasReason(ErrorReason::kAdapterNotFound));
+  }
+  EXPECT_EQ(store_->stats().host_evictions, 2);
+  EXPECT_EQ(store_->stats().host_bytes, FileBytes());
+}
+
+// It would free nothing.
+TEST_F(AdapterTiersTest, AnotherNameOfWhatWasAskedForStays) {
+  MakeStore(2, 0, /*autoload=*/true);
+  ASSERT_THAT(Load("a"), IsOk());
+  Replace("b", FileOf("a"));
+  for (const char* name : {"b", "c", "d"}) {
+    ASSERT_THAT(store_->AcquireResident(name), IsOk());
+  }
+  EXPECT_THAT(store_->Get("b"), IsOk());
+  EXPECT_THAT(store_->Get("c"), HasReason(ErrorReason::kAdapterNotFound));
+  EXPECT_EQ(store_->stats().host_evictions, 1);
+}
+
+TEST_F(AdapterTiersTest, WhatTheHostHasNoRoomForIsNotRead) {
+  MakeStore(2, 0, /*autoload=*/true);
+  ASSERT_THAT(Load("a"), IsOk());
+  ASSERT_THAT(store_->AcquireResident("b"), IsOk());
+  std::optional<AdapterHandle> in_use = store_->Acquire("b").value();
+  const int reads = this->reads();
+  EXPECT_THAT(Load("c"), HasReason(ErrorReason::kAdapterCacheFull));
+  EXPECT_THAT(store_->AcquireResident("c"),
+              HasReason(ErrorReason::kAdapterCacheFull));
+  EXPECT_THAT(
+      store_->Load({.path = "c.safetensors", .validate_only = true}),
+      HasReason(ErrorReason::kAdapterCacheFull, HasSubstr("such as a")));
+  EXPECT_EQ(this->reads(), reads);
+  in_use.reset();  // now it could give way
+  EXPECT_THAT(Load("c"), IsOk());
+}
+
+// What is in memory already takes no more of it.
+TEST_F(AdapterTiersTest, FullHostMemoryTakesWhatItHas) {
+  MakeStore(1, 0);
+  ASSERT_THAT(Load("a"), IsOk());
+  Replace("a", FileOf("a"));
+  EXPECT_TRUE(Load("a")->already_loaded);
+  EXPECT_THAT(store_->Load({.path = "a.safetensors", .name = "copy"}), IsOk());
+  Replace("b", FileOf("a"));
+  EXPECT_TRUE(store_->Load({.path = "b.safetensors", .name = "a"})
+                  .value()
+                  .already_loaded);
+  EXPECT_EQ(store_->stats().host_bytes, FileBytes());
+}
+
 TEST_F(AdapterTiersTest, WhatNeverFitsInHostMemoryUnloadsNobody) {
   MakeStore(1, 0, /*autoload=*/true);
   ASSERT_THAT(store_->AcquireResident("a"), IsOk());
@@ -333,6 +397,38 @@ TEST_F(AdapterTiersTest, ForceEndsAllVersionsThatAreLeaving) {
   second.reset();
   EXPECT_EQ(told, "wf");
   EXPECT_EQ(engine_.live_prepared(), 0);
+}
+
+// Also where it unloads an active one.
+TEST_F(AdapterTiersTest, ForceEndsUsersOfReplacedVersions) {
+  ASSERT_THAT(store_->Load({.path = "a.safetensors"}), IsOk());
+  std::optional<AdapterHandle> first = store_->Acquire("a").value();
+  ASSERT_THAT(
+      store_->Load(
+          {.path = "b.safetensors", .name = "a", .allow_replace = true}),
+      IsOk());
+  std::optional<AdapterHandle> second = store_->Acquire("a").value();
+  std::string cancelled;
+  first->OnForcedUnload([&] { cancelled += "1"; });
+  second->OnForcedUnload([&] { cancelled += "2"; });
+  ASSERT_THAT(store_->SetPinned("a", true), IsOk());
+  EXPECT_THAT(Unload("a", UnloadMode::kForce),
+              HasReason(ErrorReason::kAdapterPinned));
+  EXPECT_EQ(cancelled, "");
+  ASSERT_THAT(store_->SetPinned("a", false), IsOk());
+  std::string told;
+  store_->Unload("a", UnloadMode::kForce, [&](const auto& unloaded) {
+    ASSERT_THAT(unloaded, IsOk());
+    told += (*unloaded)->sha256();
+    EXPECT_EQ((*unloaded)->bytes(), kDeviceBytes);
+  });
+  EXPECT_EQ(cancelled, "12");
+  second.reset();
+  EXPECT_EQ(told, "");
+  first.reset();
+  EXPECT_EQ(told, DigestOf("b"));
+  EXPECT_EQ(engine_.live_prepared(), 0);
+  EXPECT_THAT(store_->List(), IsEmpty());
 }
 
 // What would not fit even then makes nobody give way.

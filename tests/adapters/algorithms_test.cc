@@ -1,12 +1,14 @@
 // Each algorithm's files, from parsing to the targets' roles and shapes.
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/adapters/adapter_parser.h"
 #include "server/common/error.h"
+#include "server/common/status_macros.h"
 #include "tests/adapters/parse_bytes.h"
 #include "tests/testing/adapter_file_builder.h"
 #include "tests/testing/fake_engine.h"
@@ -74,6 +76,89 @@ TEST(AlgorithmsTest, LokrOfWholeSidesHasAScaleOfOne) {
   EXPECT_EQ(ConvTarget(Kind::kLokrWhole).scale, 1);
   EXPECT_EQ(ShapeOf(ConvTarget(Kind::kLokrWhole), FactorRole::kLokrW2),
             (Shape{2, 1, 3, 3}));
+}
+
+// One group for conv1 ([8, 4, 3, 3]) in ComfyUI's names.
+AdapterFileBuilder OnConv1(
+    const std::vector<std::pair<std::string, Shape>>& parts) {
+  AdapterFileBuilder file;
+  for (const auto& [part, shape] : parts) {
+    file.Add("diffusion_model.input_blocks.1.0.in_layers.2." + part,
+             TensorDtype::kF32, shape);
+  }
+  return file;
+}
+
+absl::StatusOr<AdapterTarget> ParseOnConv1(const AdapterFileBuilder& file) {
+  GRAFT_ASSIGN_OR_RETURN(const ParsedAdapter parsed,
+                         ParseBytes(FakeEngine::TinyModules(), file.Build()));
+  return parsed.weights.targets.at(0);
+}
+
+TEST(AlgorithmsTest, LohasSidesMayHaveTheKernelsShape) {
+  for (const Shape& b : {Shape{2, 36}, Shape{2, 4, 3, 3}}) {
+    for (const Shape& a : {Shape{8, 2}, Shape{8, 2, 1, 1}}) {
+      const auto target = ParseOnConv1(OnConv1({{"hada_w1_a", a},
+                                                {"hada_w1_b", b},
+                                                {"hada_w2_a", a},
+                                                {"hada_w2_b", b}}));
+      ASSERT_THAT(target, IsOk());
+      EXPECT_EQ(ShapeOf(*target, FactorRole::kHadaW1A), (Shape{8, 2}));
+      EXPECT_EQ(ShapeOf(*target, FactorRole::kHadaW1B), (Shape{2, 36}));
+      EXPECT_EQ(ShapeOf(*target, FactorRole::kHadaW2B), (Shape{2, 36}));
+    }
+  }
+  for (const Shape& b : {Shape{2, 9, 2, 2}, Shape{2, 4, 3, 4}, Shape{2, 35}}) {
+    EXPECT_THAT(ParseOnConv1(OnConv1({{"hada_w1_a", {8, 2}},
+                                      {"hada_w1_b", b},
+                                      {"hada_w2_a", {8, 2}},
+                                      {"hada_w2_b", b}})),
+                HasReason(ErrorReason::kAdapterBaseMismatch));
+  }
+}
+
+TEST(AlgorithmsTest, ALoconsDownMayBeFlat) {
+  const auto target = ParseOnConv1(
+      OnConv1({{"lora_down.weight", {2, 36}}, {"lora_up.weight", {8, 2}}}));
+  ASSERT_THAT(target, IsOk());
+  EXPECT_EQ(target->rank, 2);
+  EXPECT_EQ(ShapeOf(*target, FactorRole::kDown), (Shape{2, 4, 3, 3}));
+  EXPECT_THAT(ParseOnConv1(OnConv1(
+                  {{"lora_down.weight", {2, 35}}, {"lora_up.weight", {8, 2}}})),
+              HasReason(ErrorReason::kAdapterBaseMismatch,
+                        testing::HasSubstr("[rank, 36]")));
+  // With a core the kernel is there.
+  EXPECT_THAT(ParseOnConv1(OnConv1({{"lora_down.weight", {2, 36}},
+                                    {"lora_mid.weight", {2, 2, 3, 3}},
+                                    {"lora_up.weight", {8, 2}}})),
+              HasReason(ErrorReason::kAdapterBaseMismatch));
+}
+
+// 6 divides the 36 columns, but not the 4 channels.
+TEST(AlgorithmsTest, LokrMayFactorChannelsAndKernelTogether) {
+  const auto whole =
+      ParseOnConv1(OnConv1({{"lokr_w1", {2, 6}}, {"lokr_w2", {4, 6}}}));
+  ASSERT_THAT(whole, IsOk());
+  EXPECT_EQ(whole->scale, 1);
+  EXPECT_EQ(ShapeOf(*whole, FactorRole::kLokrW1), (Shape{2, 6}));
+  EXPECT_EQ(ShapeOf(*whole, FactorRole::kLokrW2), (Shape{4, 6}));
+  const auto pair = ParseOnConv1(OnConv1(
+      {{"lokr_w1", {2, 6}}, {"lokr_w2_a", {4, 3}}, {"lokr_w2_b", {3, 6}}}));
+  ASSERT_THAT(pair, IsOk());
+  EXPECT_EQ(ShapeOf(*pair, FactorRole::kLokrW2B), (Shape{3, 6}));
+  for (const auto& [w1, w2] :
+       {std::pair<Shape, Shape>{{2, 6}, {4, 2, 3, 3}},  // not by channels
+        {{2, 6}, {4, 7}},
+        {{2, 5}, {4, 7}}}) {
+    EXPECT_THAT(ParseOnConv1(OnConv1({{"lokr_w1", w1}, {"lokr_w2", w2}})),
+                HasReason(ErrorReason::kAdapterBaseMismatch));
+  }
+  EXPECT_THAT(ParseOnConv1(OnConv1({{"lokr_w1", {2, 6}},
+                                    {"lokr_w2_a", {3, 4}},
+                                    {"lokr_w2_b", {3, 6}},
+                                    {"lokr_t2", {3, 3, 3, 3}}})),
+              HasReason(ErrorReason::kAdapterBaseMismatch,
+                        testing::HasSubstr("a divisor of 4 as columns")));
 }
 
 TEST(AlgorithmsTest, LohaWithCoresIsTransposed) {
@@ -190,6 +275,19 @@ TEST(AlgorithmsTest, OftsAlphaIsAConstraint) {
   EXPECT_FLOAT_EQ(target.constraint, 0.008);
   EXPECT_EQ(target.scale, 1);
   EXPECT_EQ(ShapeOf(target, FactorRole::kRescale), (Shape{8}));
+}
+
+// Elsewhere it is multiplied by the rows.
+TEST(AlgorithmsTest, InComfyUisFilesOftsAlphaIsTheLimitItself) {
+  const auto target =
+      ParseOnConv1(OnConv1({{"oft_blocks", {2, 4, 4}}, {"alpha", {}}}));
+  ASSERT_THAT(target, IsOk());
+  EXPECT_EQ(target->constraint, 0.5);
+  // It does not train BOFT.
+  const auto boft =
+      ParseOnConv1(OnConv1({{"oft_blocks", {1, 2, 4, 4}}, {"alpha", {}}}));
+  ASSERT_THAT(boft, IsOk());
+  EXPECT_EQ(boft->constraint, 0.5 * 8);
 }
 
 TEST(AlgorithmsTest, ABiasIsASecondTarget) {

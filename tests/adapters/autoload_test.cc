@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/synchronization/notification.h"
@@ -16,6 +18,7 @@
 #include "server/common/error.h"
 #include "server/common/executor.h"
 #include "tests/adapters/store_fixture.h"
+#include "tests/testing/adapter_file_builder.h"
 #include "tests/testing/status_matchers.h"
 
 namespace graft {
@@ -45,7 +48,6 @@ TEST_F(AutoloadTest, TheFirstRequestLoadsTheFile) {
   EXPECT_TRUE(info.autoloaded);
   EXPECT_EQ(info.path, "a.safetensors");
   EXPECT_EQ(info.in_flight, 1);
-  EXPECT_EQ(info.use_count, 1);
   EXPECT_EQ(store_->stats().misses, 1);
   EXPECT_EQ(store_->stats().loads, 1);
 }
@@ -144,7 +146,6 @@ TEST_F(SharedLoadTest, WaitingForAnothersLoadTakesNoThread) {
   EXPECT_EQ(engine_.calls(Call::kPrepare), 2);
   EXPECT_EQ(store_->stats().loads, 2);
   EXPECT_EQ(store_->stats().misses, 4);
-  EXPECT_EQ(store_->Get("a")->use_count, 3);
 }
 
 TEST_F(SharedLoadTest, WaitingForAnothersPreparationTakesNoThread) {
@@ -157,7 +158,6 @@ TEST_F(SharedLoadTest, WaitingForAnothersPreparationTakesNoThread) {
   ExpectOthersPass();
   EXPECT_EQ(engine_.calls(Call::kPrepare), 4 + 2);
   EXPECT_EQ(store_->stats().misses, 4);
-  EXPECT_EQ(store_->Get("a")->use_count, 3);
 }
 
 TEST_F(SharedLoadTest, WaitingForALoadOfTheSameNameTakesNoThread) {
@@ -320,6 +320,92 @@ TEST_F(AutoloadTest, PollKeepsTheFormerContentOfABrokenFile) {
   EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
 }
 
+// The names and reasons of a report's failures.
+std::vector<std::pair<std::string, ErrorReason>> FailuresOf(
+    const AdapterStore::PollReport& report) {
+  std::vector<std::pair<std::string, ErrorReason>> failures;
+  for (const auto& [name, status] : report.failures) {
+    failures.emplace_back(name, GetErrorReason(status).value());
+  }
+  return failures;
+}
+
+TEST_F(AutoloadTest, PollTriesAgainWhatFailedForAPassingReason) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", FileOf("a", 1));
+  for (const ErrorReason reason :
+       {ErrorReason::kGpuOutOfMemory, ErrorReason::kInternal}) {
+    engine_.Fail(Call::kPrepare, Error(reason, "once"));
+    EXPECT_THAT(FailuresOf(store_->Poll()), ElementsAre(Pair("a", reason)));
+    // Told once.
+    const int tried = engine_.calls(Call::kPrepare);
+    EXPECT_THAT(FailuresOf(store_->Poll()), IsEmpty());
+    EXPECT_GT(engine_.calls(Call::kPrepare), tried);
+  }
+  EXPECT_EQ(store_->Get("a")->sha256, DigestOf("a"));
+  engine_.Fail(Call::kPrepare, absl::OkStatus());
+  EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
+  EXPECT_EQ(DigestInUse("a"), DigestOf("a", 1));
+  // What fails anew is told anew.
+  engine_.Fail(Call::kPrepare, Error(ErrorReason::kInternal, "again"));
+  Replace("a", FileOf("a", 2));
+  EXPECT_THAT(FailuresOf(store_->Poll()),
+              ElementsAre(Pair("a", ErrorReason::kInternal)));
+}
+
+TEST_F(AutoloadTest, PollTriesAgainWhenThereIsRoom) {
+  MakeStore(/*on_host=*/2, 0, /*autoload=*/true);
+  const AdapterHandle in_use = store_->AcquireResident("a").value();
+  ASSERT_THAT(Load("b"), IsOk());
+  Replace("a", FileOf("a", 1));
+  EXPECT_THAT(FailuresOf(store_->Poll()),
+              ElementsAre(Pair("a", ErrorReason::kAdapterCacheFull)));
+  EXPECT_THAT(FailuresOf(store_->Poll()), IsEmpty());
+  ASSERT_THAT(Unload("b"), IsOk());
+  EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
+}
+
+TEST_F(AutoloadTest, PollTriesWhatNeverFitsOnce) {
+  AdapterStore::Options options;
+  options.max_device_bytes = kDeviceBytes;
+  options.autoload = true;
+  store_ = AdapterStore::Create(&source_, &engine_, options).value();
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", AdapterFileBuilder()
+                   .AddKohyaPair("lora_te_text_model_encoder_layers_0_mlp_fc1",
+                                 {9, 8}, {16, 9})
+                   .Build());
+  EXPECT_THAT(FailuresOf(store_->Poll()),
+              ElementsAre(Pair("a", ErrorReason::kAdapterCacheFull)));
+  const int tried = engine_.calls(Call::kPrepare);
+  EXPECT_THAT(FailuresOf(store_->Poll()), IsEmpty());
+  EXPECT_EQ(engine_.calls(Call::kPrepare), tried);
+}
+
+TEST_F(AutoloadTest, PollDoesNotBringBackWhatWasUnloadedMeanwhile) {
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", FileOf("a", 1));
+  FirstPrepareHeld held(engine_);
+  AdapterStore::PollReport report;
+  std::thread poll([&] { report = store_->Poll(); });
+  held.WaitUntilReached();
+  EXPECT_THAT(Unload("a"), IsOk());
+  held.Open();
+  poll.join();
+  EXPECT_THAT(report.replaced, IsEmpty());
+  EXPECT_THAT(FailuresOf(report), IsEmpty());
+  EXPECT_THAT(store_->Get("a"), HasReason(ErrorReason::kAdapterNotFound));
+  EXPECT_EQ(engine_.live_prepared(), 0);
+}
+
+TEST_F(AutoloadTest, PollReplacesWhatGivesWayToTheNewContent) {
+  MakeStore(/*on_host=*/1, 0, /*autoload=*/true);
+  ASSERT_THAT(store_->AcquireResident("a"), IsOk());
+  Replace("a", FileOf("a", 1));
+  EXPECT_THAT(store_->Poll().replaced, ElementsAre("a"));
+  EXPECT_EQ(store_->Get("a")->sha256, DigestOf("a", 1));
+}
+
 TEST_F(AutoloadTest, WithoutTheDirectoryPollUnloadsNothing) {
   ASSERT_THAT(store_->AcquireResident("a"), IsOk());
   std::filesystem::rename(dir_.File("root"), dir_.File("away"));
@@ -327,6 +413,7 @@ TEST_F(AutoloadTest, WithoutTheDirectoryPollUnloadsNothing) {
   EXPECT_THAT(report.unloaded, IsEmpty());
   ASSERT_EQ(report.failures.size(), 1u);
   EXPECT_EQ(report.failures[0].first, "");
+  EXPECT_THAT(store_->Poll().failures, IsEmpty());  // told
   EXPECT_EQ(DigestInUse("a"), DigestOf("a"));
 }
 

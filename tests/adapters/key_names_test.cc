@@ -109,6 +109,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "proj up"},
         Example{"lycoris_output_blocks_0_0_in_layers_2.lora_up.weight",
                 "unet.up_blocks.0.resnets.0.conv1 up"},
+        Example{"lycoris_text_model_encoder_layers_11_mlp_fc2.lora_up.weight",
+                "text_encoder.text_model.encoder.layers.11.mlp.fc2 up"},
+        Example{"lycoris_encoder_layers_0_self_attn_q_proj.lokr_w1",
+                "text_encoder.text_model.encoder.layers.0.self_attn.q_proj "
+                "other"},
         Example{"lora_te_text_model_encoder_layers_0_mlp_fc1.dora_scale",
                 "text_encoder.text_model.encoder.layers.0.mlp.fc1 magnitude"},
         Example{"oft_unet_mid_block_attentions_0_proj_in.oft_blocks",
@@ -216,6 +221,20 @@ TEST(KeyNamesTest, TheSecondTextEncoderHasItsNamesToo) {
     const auto match = names.Find(key);
     ASSERT_TRUE(match.has_value()) << key;
     EXPECT_NE(match->module, nullptr) << key;
+  }
+}
+
+TEST(KeyNamesTest, TheFirstEncodersProjectionIsOfNoUse) {
+  for (const char* const alias :
+       {"text_encoders.clip_l.transformer.text_projection",
+        "text_encoder.text_projection", "clip_l.text_projection"}) {
+    EXPECT_TRUE(IsUnusedProjection(alias)) << alias;
+  }
+  for (const char* const alias :
+       {"text_encoders.clip_g.transformer.text_projection", "text_projection",
+        "text_encoder.text_model.text_projection", "text_encoder.",
+        "text_encoder_2.text_projection", "lora_te_text_projection"}) {
+    EXPECT_FALSE(IsUnusedProjection(alias)) << alias;
   }
 }
 

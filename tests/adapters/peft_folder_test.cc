@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -113,6 +114,19 @@ TEST_F(PeftFolderTest, TheDigestIsOfBothFiles) {
   const std::string of_both =
       HexDigest(Config()) + HexDigest(TwoModules().Build());
   EXPECT_EQ(Load()->weights.sha256, HexDigest(of_both));
+}
+
+TEST_F(PeftFolderTest, TheSizeIsOfBothFilesAndAskedAboutFirst) {
+  const AdapterSource source({.directory = dir_.path()});
+  int64_t asked = 0;
+  const auto file = source.Read("ink", [&asked](int64_t bytes) {
+    asked = bytes;
+    return absl::OkStatus();
+  });
+  ASSERT_THAT(file, IsOk());
+  EXPECT_EQ(asked, file->size_bytes());
+  EXPECT_EQ(asked, static_cast<int64_t>(Config().size() +
+                                        TwoModules().Build().size()));
 }
 
 TEST_F(PeftFolderTest, TheDefaultNameIsTheFolders) {

@@ -91,6 +91,21 @@ TEST_F(ModelLoadingTest, DigestIsOfTheWeightsNotOfTheirSharding) {
   EXPECT_THAT(Load().status().message(), HasSubstr("leaves the folder"));
 }
 
+TEST_F(ModelLoadingTest, TheFolderMayBeAnotherPipelinesOfTheseComponents) {
+  const std::string digest = (*Load())->info().base_sha256;
+  for (const char* const name :
+       {"StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"}) {
+    Set("model_index.json", "_class_name", name);
+    const auto engine = Load();
+    ASSERT_THAT(engine.status(), IsOk()) << name;
+    EXPECT_EQ((*engine)->info().base_sha256, digest);
+  }
+  // One that has been trained to inpaint takes mask and picture, too.
+  Set("unet/config.json", "in_channels", 9);
+  EXPECT_THAT(Load().status(), HasReason(ErrorReason::kModelUnsupported,
+                                         HasSubstr("in_channels")));
+}
+
 struct BadKey {
   const char* file;
   const char* key;

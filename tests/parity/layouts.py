@@ -70,6 +70,7 @@ class Layout:
     # Matrices as 1x1 convolutions and the other way round, as in adapters made
     # for the other kind of base.
     other_shapes: bool = False
+    flat_kernels: bool = False  # all kernels as matrices
     original: bool = False    # only where the original code has the U-Net
     reference: bool = False   # the reference reads it, all of it
 
@@ -128,7 +129,8 @@ LAYOUTS: dict[str, Layout] = {
     "kohya, shapes of another base": Layout(
         _flat("lora_unet_", "lora_te_text_model_"), **_ALPHA,
         other_shapes=True),
-    "LyCORIS' wrapper": Layout(_flat("lycoris_"), **_ALPHA),
+    "LyCORIS' wrapper": Layout(_flat("lycoris_", "lycoris_text_model_"),
+                               **_ALPHA),
     "diffusers": Layout(_dotted("unet.", "text_encoder.text_model."), **_PEFT,
                         reference=True),
     "diffusers, no component": Layout(_dotted(""), **_PEFT),
@@ -148,6 +150,9 @@ LAYOUTS: dict[str, Layout] = {
         _dotted("diffusion_model.",
                 "text_encoders.clip_l.transformer.text_model.", original=True),
         **_ALPHA, original=True),
+    "ComfyUI's trainer": Layout(
+        _dotted("diffusion_model.", original=True), **_ALPHA, original=True,
+        flat_kernels=True),
     "ComfyUI, whole model": Layout(
         _dotted("model.diffusion_model.", original=True), **_PEFT,
         original=True),
@@ -192,6 +197,8 @@ def write_layout(pipeline, name: str, folder: pathlib.Path,
         group = {"lora_up.weight": up, "lora_down.weight": down}
         if layout.other_shapes and layer.weight.shape[2:] in ((), (1, 1)):
             up, down = other_shape(up), other_shape(down)
+        if layout.flat_kernels:
+            up, down = up.flatten(1), down.flatten(1)
         text = module.component == "text_encoder"
         tensors[key + (text and layout.text_up or layout.up)] = up
         tensors[key + (text and layout.text_down or layout.down)] = down

@@ -13,12 +13,19 @@ from merges import (DTYPES, MergeProbe, bound, difference, exact_merge, unit)
 from reference import fused_weights
 from reference_adapters import (TEXT_TARGETS, UNET_TARGETS, Adapter,
                                 varied_configs, write_peft, write_peft_folder)
+from trainers import TRAINERS, write_trainer
 
 
 def file_dtype(model, number: int) -> torch.dtype:
     """Over the models, file number N is written in each dtype."""
     models = list(reference_models.ARCHITECTURES)
     return list(DTYPES.values())[(number + models.index(model.name)) % 3]
+
+
+def skip_without_original_names(layout, model):
+    if layout.original and not isinstance(
+            model.pipeline.unet.config.layers_per_block, int):
+        pytest.skip("the original code has no such U-Net")
 
 
 @pytest.fixture(scope="session")
@@ -93,13 +100,17 @@ def test_rotation_in_kohyas_names(model, check, tmp_path):
           relative=True)
 
 
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainers_layout(model, check, tmp_path, name):
+    trainer = TRAINERS[name]
+    skip_without_original_names(trainer, model)
+    number = list(TRAINERS).index(name)
+    adapter = write_trainer(model.pipeline, name, tmp_path,
+                            file_dtype(model, number), seed=number)
+    check(name, [(adapter, 1.0, 0.75)], trainer.relative)
+
+
 # ---- Every container and naming, beside diffusers and PEFT ------------------
-
-def skip_without_original_names(layout, model):
-    if layout.original and not isinstance(
-            model.pipeline.unet.config.layers_per_block, int):
-        pytest.skip("the original code has no such U-Net")
-
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_naming(model, check, tmp_path, name):

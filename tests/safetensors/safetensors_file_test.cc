@@ -154,6 +154,7 @@ std::vector<GoodHeader> GoodHeaders() {
        "\"x\":[{}],\"y\":null,\"z\":-1.5,\"w\":{\"v\":[]},\"u\":\"s\"}}",
        1},
       {"EmptyMetadata", "{\"__metadata__\":{}}", 0},
+      {"NullMetadata", "{\"__metadata__\":null}", 0},
       {"EmptyName",
        "{\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1},
       {"NotAligned",
@@ -246,7 +247,6 @@ std::vector<BadFile> BadMetadata() {
   return {
       {"String", metadata("\"x\""), "\"__metadata__\": described by a string"},
       {"Array", metadata("[]"), "an array, not an object"},
-      {"Null", metadata("null"), "null, not an object"},
       {"NumberInside", metadata("{\"k\":1}"),
        "value of \"k\" is a number, not a string"},
       {"NullInside", metadata("{\"k\":null}"), "null, not a string"},
