@@ -444,12 +444,15 @@ absl::Status AdapterRegistry::Unload(absl::string_view name, UnloadMode mode,
       GRAFT_RETURN_IF_ERROR(CheckUnload(active, name, mode));
       versions.push_back(active);
     }
-    const auto together =
-        std::make_shared<UnloadsTogether>(versions.size(), done);
+    std::shared_ptr<UnloadsTogether> together;
+    if (done != nullptr) {
+      together =
+          std::make_shared<UnloadsTogether>(versions.size(), std::move(done));
+    }
     for (const auto& version : versions) {
       Record& record = version->second;
       if (force) Force(record, cancels);
-      if (done == nullptr) continue;
+      if (together == nullptr) continue;
       record.unload_done.push_back(
           [together, newest = version == versions.back()](auto unloaded) {
             together->Tell(newest, std::move(unloaded));
