@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
+#include "server/engine/device_lost.h"
 #include "server/scheduling/task_liveness.h"
 
 namespace graft {
@@ -236,6 +237,7 @@ void RequestScheduler::ReleaseAdapter(
     if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
       guard_.ReportDrift(status);
     }
+    if (IsDeviceLost(status)) OnDeviceLost(status);
     if (status.ok()) {
       done(bytes);
     } else {
@@ -256,6 +258,7 @@ void RequestScheduler::LetGoWhileIdle(std::function<void()> done) {
       if (GetErrorReason(status) == ErrorReason::kBaseWeightsDrift) {
         guard_.ReportDrift(status);
       }
+      if (IsDeviceLost(status)) OnDeviceLost(status);
     }
     done();
   });
@@ -273,6 +276,7 @@ void RequestScheduler::VerifyBaseWeights(bool repair, OnVerified done) {
       all.swap(to_verify_[repair ? 1 : 0]);
     }
     const absl::StatusOr<VerifyReport> report = guard_.Verify(repair);
+    if (IsDeviceLost(report.status())) OnDeviceLost(report.status());
     for (const OnVerified& told : all) told(report);
   });
 }

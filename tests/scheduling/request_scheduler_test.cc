@@ -429,6 +429,22 @@ TEST_F(SchedulerFixture, ALostDeviceEndsEverything) {
   EXPECT_THAT(lost, SizeIs(1));
 }
 
+// Not only a request may find it.
+TEST_F(SchedulerFixture, AnIdleSchedulerNoticesThatTheDeviceIsLost) {
+  std::promise<absl::Status> lost;
+  Start({.on_device_lost = [&](const absl::Status& status) {
+    lost.set_value(status);
+  }});
+  engine_.Fail(Call::kVerify, DeviceLostError("illegal address"));
+  std::promise<absl::Status> verified;
+  scheduler_->VerifyBaseWeights(
+      /*repair=*/false,
+      [&](const auto& report) { verified.set_value(report.status()); });
+  EXPECT_TRUE(IsDeviceLost(verified.get_future().get()));
+  EXPECT_TRUE(IsDeviceLost(lost.get_future().get()));
+  EXPECT_FALSE(scheduler_->admitting());
+}
+
 // Each stage of a request, one after the other, runs out of memory until what
 // need not be there has gone.
 TEST_F(SchedulerFixture, WhatNeedNotBeOnTheDeviceGivesWayToAStage) {
