@@ -223,6 +223,27 @@ TEST_P(AdapterSwitcherTest, WeightsDependOnBaseAndSetAlone) {
   EXPECT_EQ(Bits(*f.store), base);
 }
 
+// Sets of products alone, one and two of them, each restored from its log.
+TEST_P(AdapterSwitcherTest, GoesFromSetToSetAndBack) {
+  Fixture f(dtype(), mode()), fresh(dtype(), mode());
+  const auto lora = [](Fixture& to, uint64_t seed) {
+    return to.Adapter({.kind = RandomWeightsKind::kLora,
+                       .seed = seed,
+                       .size = 0.02F,
+                       .one_module_of = 1});
+  };
+  const Snapshot base = Bits(*f.store);
+  const PreparedAdapterPtr a = lora(f, 1), b = lora(f, 2);
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  ASSERT_THAT(f.switcher.SwitchTo({{a, -1, 1}, {b, 0.5, 1}}).status(), IsOk());
+  ASSERT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(), IsOk());
+  ASSERT_THAT(fresh.switcher.SwitchTo({{lora(fresh, 2), 1, 1}}).status(),
+              IsOk());
+  EXPECT_EQ(Bits(*f.store), Bits(*fresh.store));
+  ASSERT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
+  EXPECT_EQ(Bits(*f.store), base);
+}
+
 // The same bits with one thread and with several.
 TEST_P(AdapterSwitcherTest, BitsDoNotDependOnThreads) {
   Snapshot bits[2];

@@ -119,6 +119,18 @@ class WarpCase {
     return {term, term};
   }
 
+  // Products alone, as many as that, in both formats that tensor cores take.
+  TwinTerms Products(int count) {
+    constexpr int kRanks[] = {5, 33, 16};
+    TwinTerms terms;
+    for (int i = 0; i < count; ++i) {
+      terms.Add(
+          LowRank(i % 2 == 0 ? FactorFormat::kBFloat16 : FactorFormat::kFloat16,
+                  kRanks[i % 3]));
+    }
+    return terms;
+  }
+
   // Of every kind, in every format that tensor cores take.
   TwinTerms AllKinds() {
     TwinTerms terms;
@@ -291,6 +303,7 @@ class WarpCase {
     auto scratch = std::make_unique<WarpScratch<typename Weight::Bits>>();
     std::memset(scratch.get(), 0xa5, sizeof(*scratch));
     RunWarpTile<HostWarp, Weight>(launch, dtype_, tile, *scratch);
+    EXPECT_TRUE(HostWarp::copies.empty()) << "into memory that is others' now";
   }
 
   const WeightDtype dtype_;
@@ -329,6 +342,32 @@ TEST(WarpTileTest, SameBitsAndChecksumsAsOnTheCpu) {
       weights.Switch(nullptr, &merged, &checksums);
       ASSERT_EQ(weights.weights(), expected) << size.rows << "x" << size.cols;
     }
+  }
+}
+
+// Tiles without edges, whose terms are products: from the base to one, to two,
+// to three of them, and back.
+TEST(WarpTileTest, SumsOfProductsOnWholeTiles) {
+  for (const WeightDtype dtype : kDtypes) {
+    WarpCase weights(dtype, 64, 128, 0.1);
+    std::list<WarpState> states;
+    std::vector<std::vector<uint8_t>> expected;
+    std::vector<uint64_t> checksums;
+    for (int count = 1; count <= 3; ++count) {
+      const TwinTerms terms = weights.Products(count);
+      checksums.clear();
+      expected.push_back(weights.MergeOnCpu(terms.cpu, checksums));
+      states.push_back({terms.warp, {}, {}});
+    }
+    WarpState* from = nullptr;
+    for (WarpState& to : states) {
+      weights.Switch(from, &to, &checksums);
+      ASSERT_EQ(weights.weights(), expected[to.terms.size() - 1])
+          << to.terms.size() << " products";
+      from = &to;
+    }
+    weights.Switch(from, nullptr, &checksums);
+    ASSERT_EQ(weights.weights(), weights.base());
   }
 }
 
