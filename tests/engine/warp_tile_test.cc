@@ -371,6 +371,35 @@ TEST(WarpTileTest, SumsOfProductsOnWholeTiles) {
   }
 }
 
+// From a set to another by a copy of W0, as --restore=backup keeps: whatever is
+// live and whatever the old terms are, and without a log.
+TEST(WarpTileTest, MergesIntoACopyOnWholeTiles) {
+  for (const WeightDtype dtype : kDtypes) {
+    WarpCase weights(dtype, 64, 128, 0.1);
+    const TwinTerms terms = weights.Products(2);
+    std::vector<uint64_t> checksums;
+    const std::vector<uint8_t> expected =
+        weights.MergeOnCpu(terms.cpu, checksums);
+    AlignedBytes copy(weights.base().size());
+    std::memcpy(copy.data(), weights.base().data(), copy.size());
+    std::memset(weights.live(), 0x11, copy.size());
+    WarpState from{weights.AllKinds().warp, {}, {}}, to{terms.warp, {}, {}};
+    SwitchParameter parameter = weights.Parameter(&from, &to);
+    parameter.pristine = copy.data();
+    parameter.old_records = nullptr;
+    parameter.new_records = nullptr;
+    parameter.checksums = checksums.data();
+    for (const TileState state : weights.Run(parameter)) {
+      EXPECT_EQ(state, TileState::kDone);
+    }
+    EXPECT_EQ(weights.weights(), expected);
+    EXPECT_EQ(weights.summary().log_bytes, 0u);
+
+    copy.data()[100] ^= 4;
+    EXPECT_EQ(weights.Run(parameter)[0], TileState::kDrifted);
+  }
+}
+
 // Promise 1 in the small: from the base to a set, to another, and back.
 TEST(WarpTileTest, RestoresEveryBit) {
   for (const WeightDtype dtype : kDtypes) {

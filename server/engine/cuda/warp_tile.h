@@ -59,13 +59,11 @@ class WarpTile {
         cols_(kPlain ? kWarpTileCols
                      : Min(static_cast<int>(parameter.cols) - col_,
                            kWarpTileCols)),
-        source_(kPlain                          ? parameter.live
-                : parameter.merged != nullptr   ? parameter.merged
-                : parameter.pristine != nullptr ? parameter.pristine
-                                                : parameter.live),
+        source_(!kPlain && parameter.merged != nullptr ? parameter.merged
+                : parameter.pristine != nullptr        ? parameter.pristine
+                                                       : parameter.live),
         copies_(!kPlain && parameter.merged != nullptr),
-        restores_((kPlain || parameter.pristine == nullptr) &&
-                  parameter.num_old_terms > 0),
+        restores_(Restores(parameter)),
         writes_(kPlain || (parameter.extract == nullptr &&
                            parameter.sums == nullptr && !copies_)),
         logs_(writes_ && parameter.new_records != nullptr),
@@ -84,14 +82,13 @@ class WarpTile {
     Warp::Each([&](int lane) { place_[lane] = step_.PlaceOf(lane, 0); });
   }
 
-  // Whether WarpTile<..., true> may run this tile: one without edges, whose W0
-  // is got back by subtraction, and which is written.
+  // Whether WarpTile<..., true> may run this tile: one without edges, whose
+  // terms are products, and which is written.
   static GRAFT_WARP bool IsPlain(const SwitchLaunch& launch,
                                  const SwitchParameter& parameter,
                                  uint64_t tile) {
-    if (parameter.merged != nullptr || parameter.pristine != nullptr ||
-        parameter.extract != nullptr || parameter.sums != nullptr ||
-        !HasVectors(parameter)) {
+    if (parameter.merged != nullptr || parameter.extract != nullptr ||
+        parameter.sums != nullptr || !HasVectors(parameter)) {
       return false;
     }
     const uint32_t across = Across(parameter);
@@ -101,14 +98,14 @@ class WarpTile {
         col + kWarpTileCols > static_cast<uint32_t>(parameter.cols)) {
       return false;
     }
-    for (uint32_t i = 0; i < parameter.num_old_terms; ++i) {
-      if (!IsLowRank(launch.terms[parameter.old_terms + i])) return false;
-    }
     for (uint32_t i = 0; i < parameter.num_new_terms; ++i) {
       if (!IsLowRank(launch.terms[parameter.new_terms + i])) return false;
     }
-    return parameter.num_old_terms == 0 ||
-           parameter.old_records[tile].kind != TileRecord::Kind::kRaw;
+    if (!Restores(parameter)) return true;
+    for (uint32_t i = 0; i < parameter.num_old_terms; ++i) {
+      if (!IsLowRank(launch.terms[parameter.old_terms + i])) return false;
+    }
+    return parameter.old_records[tile].kind != TileRecord::Kind::kRaw;
   }
 
   // All of the tile, or nothing. kPending: nothing, as its log has to be raw,
@@ -138,6 +135,10 @@ class WarpTile {
 
  private:
   static GRAFT_WARP int Min(int a, int b) { return a < b ? a : b; }
+  // Whether W0 is got back from the merged weights.
+  static GRAFT_WARP bool Restores(const SwitchParameter& parameter) {
+    return parameter.pristine == nullptr && parameter.num_old_terms > 0;
+  }
   // Tiles side by side.
   static GRAFT_WARP uint32_t Across(const SwitchParameter& parameter) {
     return static_cast<uint32_t>((parameter.cols + kWarpTileCols - 1) /
