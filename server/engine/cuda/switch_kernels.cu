@@ -221,30 +221,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The device as the thread's current one, for a while.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    error_ = cudaGetDevice(&former_);
-    if (error_ == cudaSuccess && former_ != device) {
-      error_ = cudaSetDevice(device);
-      changed_ = error_ == cudaSuccess;
-    }
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(former_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
-  cudaError_t error() const { return error_; }
-
- private:
-  int former_ = 0;
-  bool changed_ = false;
-  cudaError_t error_ = cudaSuccess;
-};
-
 unsigned NumBlocks(uint64_t warps) {
   return static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock);
 }
@@ -271,8 +247,8 @@ cudaError_t LaunchSwitch(cudaStream_t stream, const SwitchLaunch& launch,
 int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
                     graft::WeightDtype dtype) {
   if (launch->num_tiles == 0) return cudaSuccess;
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   auto* const on = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case graft::WeightDtype::kFloat32:
@@ -289,8 +265,8 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
                       uint32_t count, int64_t rows, int64_t cols,
                       float* delta) {
   if (rows == 0 || cols == 0) return cudaSuccess;
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   const int64_t steps = ((rows + graft::kStepRows - 1) / graft::kStepRows) *
                         ((cols + graft::kStepCols - 1) / graft::kStepCols);
   graft::
@@ -301,8 +277,8 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
 }
 
 int GraftCudaCheck(int device) {
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes,
                                graft::SwitchKernel<graft::HardwareFloat16>);
@@ -318,10 +294,10 @@ int GraftCudaDeviceName(int device, char* name, int size) {
 }
 
 int GraftCudaMemory(int device, uint64_t* free, uint64_t* total) {
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   size_t free_bytes = 0, total_bytes = 0;
-  const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+  error = cudaMemGetInfo(&free_bytes, &total_bytes);
   *free = free_bytes;
   *total = total_bytes;
   return error;
