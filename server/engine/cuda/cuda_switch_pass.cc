@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "server/common/log.h"
+#include "server/common/status_macros.h"
 #include "server/engine/cuda/cuda_kernels.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/torch_status.h"
 
 namespace graft {
@@ -264,12 +266,14 @@ SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
   }
 }
 
-std::vector<TileState> CudaSwitchPass::ReadStates(uint64_t num_tiles) {
+absl::StatusOr<std::vector<TileState>> CudaSwitchPass::ReadStates(
+    uint64_t num_tiles) {
   const auto count = static_cast<int64_t>(num_tiles);
   const absl::Status status = CatchTorchErrors([&]() -> absl::Status {
     host_states_.narrow(0, 0, count).copy_(states_.narrow(0, 0, count));
     return absl::OkStatus();
   });
+  if (IsDeviceLost(status)) return status;
   if (!status.ok()) {
     GRAFT_LOG(kError, "the device does not tell what it has written, giving up",
               {{"error", std::string(status.message())}});
@@ -298,12 +302,14 @@ absl::Status CudaSwitchPass::Run(SwitchWork& work) {
         LaunchAll(launch, tables, logs_[work.old_log], logs_[work.new_log]);
     return absl::OkStatus();
   }));
-  if (!launched) return failure;
+  if (!launched || IsDeviceLost(failure)) return failure;
   if (failure.ok() && summary.num_drifted == 0 && tables.states.empty()) {
     work.done.assign(tables.num_tiles, 1);
     return absl::OkStatus();
   }
-  failure.Update(Judge(ReadStates(tables.num_tiles), work));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<TileState> states,
+                         ReadStates(tables.num_tiles));
+  failure.Update(Judge(states, work));
   return failure;
 }
 

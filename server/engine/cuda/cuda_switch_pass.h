@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "server/engine/cuda/switch_launch.h"
 #include "server/engine/weights/switch_pass.h"
 
@@ -59,8 +60,9 @@ class CudaSwitchPass : public SwitchPass {
   SwitchSummary LaunchAll(SwitchLaunch launch, const Tables& tables,
                           const Log& old_log, Log& new_log);
   // What became of the tiles. Without it nobody could tell how to get the
-  // weights back: ends the process if the device does not say.
-  std::vector<TileState> ReadStates(uint64_t num_tiles);
+  // weights back: ends the process if the device does not say, unless it is
+  // lost (IsDeviceLost), and the weights with it.
+  absl::StatusOr<std::vector<TileState>> ReadStates(uint64_t num_tiles);
   // Sees to it that Upload allocates nothing for tables of that many bytes
   // behind the summary, and that many tiles.
   void ReserveTables(uint64_t bytes, uint64_t num_tiles);
