@@ -103,11 +103,9 @@ struct HostWarp {
     }
     return sum;
   }
-  static void SumOverRows(Lanes<uint32_t>& x) {
-    for (int lane = 0; lane < 4; ++lane) {
-      uint32_t sum = 0;
-      for (int i = lane; i < kLanes; i += 4) sum += x[i];
-      for (int i = lane; i < kLanes; i += 4) x[i] = sum;
+  static void Exchange(Lanes<uint32_t>& x, int bit) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((lane & bit) == 0) std::swap(x[lane], x[lane ^ bit]);
     }
   }
   static uint64_t Sum(const Lanes<uint64_t>& x) {

@@ -149,11 +149,8 @@ struct DeviceWarp {
     return __shfl_sync(kAllLanes, sum, kLanes - 1);
   }
 
-  static __device__ __forceinline__ void SumOverRows(Lanes<uint32_t>& x) {
-#pragma unroll
-    for (int distance = 4; distance < kLanes; distance *= 2) {
-      x.value += __shfl_xor_sync(kAllLanes, x.value, distance);
-    }
+  static __device__ __forceinline__ void Exchange(Lanes<uint32_t>& x, int bit) {
+    x.value = __shfl_xor_sync(kAllLanes, x.value, bit);
   }
 
   static __device__ __forceinline__ uint64_t Sum(const Lanes<uint64_t>& x) {

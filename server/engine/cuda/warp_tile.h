@@ -18,8 +18,8 @@
 //                            there after WaitForCopies() and Sync()
 //   ScanExclusive(x)         sums of the lanes before each; returns the sum of
 //                            all
-//   Sum(x), SumOverRows(x)   over all lanes; over those with the same lane % 4,
-//                            on each of them
+//   Sum(x)                   over all lanes
+//   Exchange(x, bit)         each lane gets what lane ^ bit has
 //   Or(word, bits)           in the warp's scratch, whoever comes first
 //   Claim(counter)           there too: adds one; returns what was there before
 //   Store16(from, to)        16 bytes, aligned, to the device's memory
@@ -72,9 +72,9 @@ class WarpTile {
         new_delta_(launch.terms + parameter.new_terms,
                    writes_ ? parameter.num_new_terms : 0),
         vectors_(kPlain || HasVectors(parameter)),
-        old_log_(scratch),
+        old_log_(scratch.old_log),
         sums_(rows_, cols_),
-        new_log_(scratch) {
+        new_log_(scratch.new_log, scratch.num_exceptions) {
     step_.rows = static_cast<int>(parameter.rows);
     step_.cols = static_cast<int>(parameter.cols);
     step_.row = row_;
@@ -152,7 +152,7 @@ class WarpTile {
   GRAFT_WARP void Prepare() {
     if (restores_) {
       old_log_.Open(parameter_.old_records[tile_], launch_.old_log,
-                    launch_.old_log_capacity, scratch_);
+                    launch_.old_log_capacity);
     }
     if (kPlain) {
       // To where what becomes of it will wait.
@@ -391,9 +391,8 @@ class WarpTile {
   }
   // Room for a step, once the new log is no longer needed.
   GRAFT_WARP Quad* Spare() const {
-    static_assert(sizeof(scratch_.codes) + sizeof(scratch_.values) >=
-                  kStepElements * sizeof(Bits));
-    return reinterpret_cast<Quad*>(scratch_.codes);
+    static_assert(sizeof(scratch_.new_log) >= kStepElements * sizeof(Bits));
+    return scratch_.new_log.quads();
   }
 
   // ---- The writes -----------------------------------------------------------
@@ -404,7 +403,7 @@ class WarpTile {
     });
     uint8_t* const log = launch_.new_log + record.offset;
     if (kPlain || record.kind == TileRecord::Kind::kLog) {
-      new_log_.Copy(record, log);
+      new_log_.Store(record, log);
     } else {
       // Nothing is written yet, so W0 can be got back again.
       RunSteps(reinterpret_cast<Bits*>(log));
