@@ -174,19 +174,29 @@ class WarpCase {
   // Runs all tiles; returns what became of each.
   std::vector<TileState> Run(const SwitchParameter& parameter,
                              uint64_t capacity = UINT64_MAX) {
-    std::vector<TileState> states(num_tiles());
-    summary_ = {};
+    // In a first launch nobody looks at them.
+    std::vector<TileState> states(num_tiles(), TileState::kSkip);
     SwitchLaunch launch = launch_;
-    launch.parameters = &parameter;
-    launch.num_parameters = 1;
-    launch.terms = table_.data();
-    launch.num_tiles = num_tiles();
-    launch.states = states.data();
     launch.new_log_capacity = std::min(capacity, launch.new_log_capacity);
-    launch.summary = &summary_;
-    for (uint64_t tile = 0; tile < num_tiles(); ++tile) RunTile(launch, tile);
+    launch.all = true;
+    summary_ = {};
+    Launch(parameter, launch, states);
     return states;
   }
+
+  // Then those of them that found no room for their logs, all of which there
+  // is behind the first `taken` bytes.
+  void RunAgain(const SwitchParameter& parameter, uint64_t taken,
+                std::vector<TileState>& states) {
+    SwitchLaunch launch = launch_;
+    launch.pending = TileState::kNoRoom;
+    summary_ = {};
+    summary_.log_bytes = taken;
+    Launch(parameter, launch, states);
+  }
+
+  // No tile goes the plain way.
+  void ForbidPlain() { plain_ = false; }
 
   // As Run(), and all tiles must be done.
   void Switch(const WarpState* from, WarpState* to,
@@ -237,6 +247,18 @@ class WarpCase {
       std::memcpy(live_.data() + static_cast<size_t>(i) * size, &bits, size);
     }
     base_ = Bytes(live_);
+  }
+
+  void Launch(SwitchParameter parameter, SwitchLaunch& launch,
+              std::vector<TileState>& states) {
+    parameter.plain = plain_ && IsPlain(parameter, table_.data());
+    launch.parameters = &parameter;
+    launch.num_parameters = 1;
+    launch.terms = table_.data();
+    launch.num_tiles = num_tiles();
+    launch.states = states.data();
+    launch.summary = &summary_;
+    for (uint64_t tile = 0; tile < num_tiles(); ++tile) RunTile(launch, tile);
   }
 
   static std::vector<uint8_t> Bytes(const AlignedBytes& bytes) {
@@ -318,6 +340,7 @@ class WarpCase {
   std::vector<DeltaTerm> table_;
   SwitchLaunch launch_;
   SwitchSummary summary_;
+  bool plain_ = true;
 };
 
 // Sizes with whole steps, with edges of every sort, and with several tiles.
@@ -368,6 +391,34 @@ TEST(WarpTileTest, SumsOfProductsOnWholeTiles) {
     }
     weights.Switch(from, nullptr, &checksums);
     ASSERT_EQ(weights.weights(), weights.base());
+  }
+}
+
+// Both ways make the same weights and the same logs.
+TEST(WarpTileTest, PlainWayIsAsTheGeneralOne) {
+  for (const WeightDtype dtype : kDtypes) {
+    for (const double norm : {0.003, 0.1, 3.0}) {
+      WarpCase plain(dtype, 64, 192, norm), general(dtype, 64, 192, norm);
+      general.ForbidPlain();
+      std::list<WarpState> states[2];
+      const WarpState* from[2] = {nullptr, nullptr};
+      for (const int count : {1, 1, 3, 2, 0, 2, 0}) {
+        const auto next = [&](WarpCase& weights, int i) {
+          const TwinTerms terms = weights.Products(count);
+          WarpState* const to =
+              count == 0
+                  ? nullptr
+                  : &states[i].emplace_back(WarpState{terms.warp, {}, {}});
+          weights.Switch(from[i], to);
+          from[i] = to;
+        };
+        next(plain, 0);
+        next(general, 1);
+        ASSERT_EQ(plain.weights(), general.weights());
+        EXPECT_EQ(plain.summary().log_bytes, general.summary().log_bytes);
+      }
+      EXPECT_EQ(plain.weights(), plain.base());
+    }
   }
 }
 
@@ -480,8 +531,8 @@ TEST(WarpTileTest, ATileWhoseLogDoesNotFitIsAsItWas) {
   weights.Switch(&whole, nullptr);
 
   WarpState part{terms.warp, {}, {}};
-  const std::vector<TileState> states =
-      weights.Run(weights.Parameter(nullptr, &part), bytes / 2);
+  const SwitchParameter parameter = weights.Parameter(nullptr, &part);
+  std::vector<TileState> states = weights.Run(parameter, bytes / 2);
   EXPECT_EQ(weights.summary().log_bytes, bytes);
   EXPECT_GE(weights.summary().missing_bytes, bytes / 2);
   const std::vector<uint8_t> now = weights.weights();
@@ -504,6 +555,13 @@ TEST(WarpTileTest, ATileWhoseLogDoesNotFitIsAsItWas) {
   }
   EXPECT_GT(without_room, 0);
   EXPECT_LT(without_room, static_cast<int>(states.size()));
+
+  weights.RunAgain(parameter, bytes / 2, states);
+  EXPECT_EQ(states,
+            std::vector<TileState>(weights.num_tiles(), TileState::kDone));
+  EXPECT_EQ(weights.weights(), merged);
+  weights.Switch(&part, nullptr);
+  EXPECT_EQ(weights.weights(), weights.base());
 }
 
 TEST(WarpTileTest, ATileThatDriftedIsAsItWas) {

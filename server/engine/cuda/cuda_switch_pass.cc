@@ -177,6 +177,7 @@ CudaSwitchPass::Tables CudaSwitchPass::MakeTables(const SwitchWork& work) {
     if (!work.ignore_drift && to.merged == nullptr) {
       to.checksums = from.checksums;
     }
+    to.plain = IsPlain(to, tables.terms.data());
     tables.num_tiles += static_cast<uint64_t>(from.grid->num_tiles());
     tables.parameters.push_back(to);
   }
@@ -215,7 +216,8 @@ SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
   launch.terms = reinterpret_cast<const DeltaTerm*>(device + terms_at);
   launch.num_tiles = tables.num_tiles;
   launch.states = static_cast<TileState*>(states_.data_ptr());
-  if (tables.states.empty()) {
+  launch.all = tables.states.empty();
+  if (launch.all) {
     static_assert(static_cast<int>(TileState::kPending) == 0);
     states_.zero_();
   } else {
@@ -263,6 +265,7 @@ SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
     std::memcpy(host.data_ptr(), &summary, sizeof(summary));
     SummaryIn(tables_).copy_(host, /*non_blocking=*/true);
     launch.pending = TileState::kNoRoom;
+    launch.all = false;
   }
 }
 

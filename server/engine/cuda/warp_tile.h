@@ -82,30 +82,17 @@ class WarpTile {
     Warp::Each([&](int lane) { place_[lane] = step_.PlaceOf(lane, 0); });
   }
 
-  // Whether WarpTile<..., true> may run this tile: one without edges, whose
-  // terms are products, and which is written.
-  static GRAFT_WARP bool IsPlain(const SwitchLaunch& launch,
-                                 const SwitchParameter& parameter,
+  // Whether WarpTile<..., true> may run this tile.
+  static GRAFT_WARP bool IsPlain(const SwitchParameter& parameter,
                                  uint64_t tile) {
-    if (parameter.merged != nullptr || parameter.extract != nullptr ||
-        parameter.sums != nullptr || !HasVectors(parameter)) {
-      return false;
-    }
+    if (!parameter.plain) return false;
     const uint32_t across = Across(parameter);
     const auto row = static_cast<uint32_t>(tile) / across * kWarpTileRows;
     const auto col = static_cast<uint32_t>(tile) % across * kWarpTileCols;
-    if (row + kWarpTileRows > static_cast<uint32_t>(parameter.rows) ||
-        col + kWarpTileCols > static_cast<uint32_t>(parameter.cols)) {
-      return false;
-    }
-    for (uint32_t i = 0; i < parameter.num_new_terms; ++i) {
-      if (!IsLowRank(launch.terms[parameter.new_terms + i])) return false;
-    }
-    if (!Restores(parameter)) return true;
-    for (uint32_t i = 0; i < parameter.num_old_terms; ++i) {
-      if (!IsLowRank(launch.terms[parameter.old_terms + i])) return false;
-    }
-    return parameter.old_records[tile].kind != TileRecord::Kind::kRaw;
+    return row + kWarpTileRows <= static_cast<uint32_t>(parameter.rows) &&
+           col + kWarpTileCols <= static_cast<uint32_t>(parameter.cols) &&
+           (!Restores(parameter) ||
+            parameter.old_records[tile].kind != TileRecord::Kind::kRaw);
   }
 
   // All of the tile, or nothing. kPending: nothing, as its log has to be raw,
@@ -486,12 +473,13 @@ GRAFT_WARP void RunWarpTile(const SwitchLaunch& launch, WeightDtype dtype,
                             WarpScratch<typename Weight::Bits>& scratch) {
   using Plain = WarpTile<Warp, Weight, true>;
   using Any = WarpTile<Warp, Weight, false>;
-  if (tile >= launch.num_tiles || launch.states[tile] != launch.pending) return;
+  if (tile >= launch.num_tiles) return;
+  if (!launch.all && launch.states[tile] != launch.pending) return;
   const SwitchParameter& parameter = FindParameter<Warp>(launch, tile);
   if (parameter.dtype != dtype) return;
   const uint64_t number = tile - parameter.first_tile;
   TileState state = TileState::kPending;
-  if (Plain::IsPlain(launch, parameter, number)) {
+  if (Plain::IsPlain(parameter, number)) {
     state = Plain(launch, parameter, number, scratch).Run();
   }
   if (state == TileState::kPending) {
