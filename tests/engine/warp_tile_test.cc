@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "server/engine/cuda/plain_tile.h"
 #include "server/engine/cuda/warp_factors.h"
 #include "server/engine/weights/kernels/packed_factors.h"
 #include "server/engine/weights/kernels/switch_tile.h"
@@ -198,6 +199,9 @@ class WarpCase {
   // No tile goes the plain way.
   void ForbidPlain() { plain_ = false; }
 
+  // Those that do go the way for sums, where there is one product too.
+  void TakeAllForSums() { always_sums_ = true; }
+
   // As Run(), and all tiles must be done.
   void Switch(const WarpState* from, WarpState* to,
               std::vector<uint64_t>* checksums = nullptr) {
@@ -258,7 +262,20 @@ class WarpCase {
     launch.num_tiles = num_tiles();
     launch.states = states.data();
     launch.summary = &summary_;
-    for (uint64_t tile = 0; tile < num_tiles(); ++tile) RunTile(launch, tile);
+    std::vector<uint32_t> rest(num_tiles());
+    if (parameter.plain) launch.rest = rest.data();
+    launch.sums = always_sums_ || HasSums(parameter);
+    switch (dtype_) {
+      case WeightDtype::kFloat32:
+        RunTiles<Float32Weight>(launch);
+        break;
+      case WeightDtype::kBFloat16:
+        RunTiles<BFloat16Weight>(launch);
+        break;
+      case WeightDtype::kFloat16:
+        RunTiles<Float16Weight>(launch);
+        break;
+    }
   }
 
   static std::vector<uint8_t> Bytes(const AlignedBytes& bytes) {
@@ -305,27 +322,38 @@ class WarpCase {
     return bytes.data();
   }
 
-  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
-    switch (dtype_) {
-      case WeightDtype::kFloat32:
-        RunTile<Float32Weight>(launch, tile);
-        break;
-      case WeightDtype::kBFloat16:
-        RunTile<BFloat16Weight>(launch, tile);
-        break;
-      case WeightDtype::kFloat16:
-        RunTile<Float16Weight>(launch, tile);
-        break;
+  // As the two kernels do.
+  template <class Weight>
+  void RunTiles(const SwitchLaunch& launch) {
+    using Bits = typename Weight::Bits;
+    uint64_t count = launch.num_tiles;
+    if (launch.rest != nullptr) {
+      for (uint64_t tile = 0; tile < count; ++tile) {
+        const auto scratch = DirtyScratch<PlainScratch<Bits>>();
+        if (launch.sums) {
+          RunPlainTile<HostWarp, Weight, true>(launch, dtype_, tile, *scratch);
+        } else {
+          RunPlainTile<HostWarp, Weight, false>(launch, dtype_, tile, *scratch);
+        }
+        EXPECT_TRUE(HostWarp::copies.empty()) << "into memory of others";
+      }
+      count = launch.summary->num_rest;
+    }
+    for (uint64_t i = 0; i < count; ++i) {
+      const auto scratch = DirtyScratch<WarpScratch<Bits>>();
+      RunWarpTile<HostWarp, Weight>(launch, dtype_,
+                                    launch.rest != nullptr ? launch.rest[i] : i,
+                                    *scratch);
+      EXPECT_TRUE(HostWarp::copies.empty()) << "into memory of others";
     }
   }
 
-  template <class Weight>
-  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
-    // What the last warp left in shared memory must not matter.
-    auto scratch = std::make_unique<WarpScratch<typename Weight::Bits>>();
+  // What the last warp left in shared memory must not matter.
+  template <class Scratch>
+  static std::unique_ptr<Scratch> DirtyScratch() {
+    auto scratch = std::make_unique<Scratch>();
     std::memset(scratch.get(), 0xa5, sizeof(*scratch));
-    RunWarpTile<HostWarp, Weight>(launch, dtype_, tile, *scratch);
-    EXPECT_TRUE(HostWarp::copies.empty()) << "into memory that is others' now";
+    return scratch;
   }
 
   const WeightDtype dtype_;
@@ -341,6 +369,7 @@ class WarpCase {
   SwitchLaunch launch_;
   SwitchSummary summary_;
   bool plain_ = true;
+  bool always_sums_ = false;
 };
 
 // Sizes with whole steps, with edges of every sort, and with several tiles.
@@ -394,28 +423,39 @@ TEST(WarpTileTest, SumsOfProductsOnWholeTiles) {
   }
 }
 
-// Both ways make the same weights and the same logs.
-TEST(WarpTileTest, PlainWayIsAsTheGeneralOne) {
+// All ways make the same weights and the same logs; the plain ones take every
+// tile that they can.
+TEST(WarpTileTest, PlainWaysAreAsTheGeneralOne) {
   for (const WeightDtype dtype : kDtypes) {
     for (const double norm : {0.003, 0.1, 3.0}) {
-      WarpCase plain(dtype, 64, 192, norm), general(dtype, 64, 192, norm);
+      WarpCase plain(dtype, 65, 192, norm), sums(dtype, 65, 192, norm),
+          general(dtype, 65, 192, norm);
+      sums.TakeAllForSums();
       general.ForbidPlain();
-      std::list<WarpState> states[2];
-      const WarpState* from[2] = {nullptr, nullptr};
-      for (const int count : {1, 1, 3, 2, 0, 2, 0}) {
-        const auto next = [&](WarpCase& weights, int i) {
+      std::list<WarpState> states;
+      const WarpState* from[] = {nullptr, nullptr, nullptr};
+      for (const int count : {1, 1, 3, 2, 0, 2, 0, 1, 0}) {
+        const auto next = [&](WarpCase& weights, const WarpState*& now) {
           const TwinTerms terms = weights.Products(count);
-          WarpState* const to =
-              count == 0
-                  ? nullptr
-                  : &states[i].emplace_back(WarpState{terms.warp, {}, {}});
-          weights.Switch(from[i], to);
-          from[i] = to;
+          WarpState* to = nullptr;
+          if (count > 0) {
+            to = &states.emplace_back(WarpState{terms.warp, {}, {}});
+          }
+          weights.Switch(now, to);
+          now = to;
         };
-        next(plain, 0);
-        next(general, 1);
+        next(plain, from[0]);
+        next(sums, from[1]);
+        next(general, from[2]);
         ASSERT_EQ(plain.weights(), general.weights());
+        ASSERT_EQ(sums.weights(), general.weights());
         EXPECT_EQ(plain.summary().log_bytes, general.summary().log_bytes);
+        EXPECT_EQ(sums.summary().log_bytes, general.summary().log_bytes);
+        // The last row of three tiles is an edge.
+        EXPECT_GE(plain.summary().num_rest, 3u);
+        if (norm < 1) {
+          EXPECT_EQ(plain.summary().num_rest, 3u);
+        }
       }
       EXPECT_EQ(plain.weights(), plain.base());
     }

@@ -190,6 +190,7 @@ void CudaSwitchPass::ReserveTables(uint64_t bytes, uint64_t num_tiles) {
   Grow(tables_, bytes, /*on_host=*/false);
   Grow(host_states_, num_tiles, /*on_host=*/true);
   Grow(states_, num_tiles, /*on_host=*/false);
+  Grow(rest_, num_tiles * sizeof(uint32_t), /*on_host=*/false);
 }
 
 SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
@@ -215,6 +216,13 @@ SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
   launch.num_parameters = static_cast<uint32_t>(tables.parameters.size());
   launch.terms = reinterpret_cast<const DeltaTerm*>(device + terms_at);
   launch.num_tiles = tables.num_tiles;
+  const auto any = [&](auto is) {
+    return std::any_of(tables.parameters.begin(), tables.parameters.end(), is);
+  };
+  if (any([](const SwitchParameter& p) { return p.plain; })) {
+    launch.rest = static_cast<uint32_t*>(rest_.data_ptr());
+  }
+  launch.sums = any(HasSums);
   launch.states = static_cast<TileState*>(states_.data_ptr());
   launch.all = tables.states.empty();
   if (launch.all) {
@@ -261,6 +269,7 @@ SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
     summary.log_bytes = new_log.capacity();
     Extend(new_log, summary.missing_bytes);
     summary.missing_bytes = 0;
+    summary.num_rest = 0;
     const at::Tensor host = SummaryIn(host_tables_);
     std::memcpy(host.data_ptr(), &summary, sizeof(summary));
     SummaryIn(tables_).copy_(host, /*non_blocking=*/true);

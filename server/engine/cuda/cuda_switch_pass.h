@@ -12,8 +12,8 @@
 namespace graft {
 
 // Runs passes on one CUDA device: one launch for all tiles (per weight type),
-// one synchronisation, and memory only where a table or a log outgrows what is
-// there.
+// and one for those that cannot go the plain way, one synchronisation, and
+// memory only where a table or a log outgrows what is there.
 class CudaSwitchPass : public SwitchPass {
  public:
   explicit CudaSwitchPass(at::Device device);
@@ -75,6 +75,7 @@ class CudaSwitchPass : public SwitchPass {
   at::Tensor tables_;
   at::Tensor host_states_;
   at::Tensor states_;
+  at::Tensor rest_;  // on the device alone, as the numbers of tiles
 };
 
 }  // namespace graft

@@ -16,8 +16,8 @@
 // another one back without starting anything on it. Thread-compatible.
 extern "C" {
 
-// Switches the pending tiles of `launch` whose parameters have `dtype`. What it
-// points to is the device's memory.
+// Switches the pending tiles of `launch` whose parameters have `dtype`: the
+// plain ones first, then the rest. What it points to is the device's memory.
 int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
                     graft::WeightDtype dtype);
 

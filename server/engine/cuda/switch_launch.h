@@ -72,12 +72,18 @@ inline bool IsPlain(const SwitchParameter& parameter, const DeltaTerm* terms) {
          AreProducts(terms + parameter.new_terms, parameter.num_new_terms);
 }
 
+inline bool HasSums(const SwitchParameter& parameter) {
+  return parameter.plain &&
+         (parameter.num_old_terms > 1 || parameter.num_new_terms > 1);
+}
+
 // What a launch did; added to by all tiles.
 struct SwitchSummary {
   // Of the arena: taken, those that did not fit included, and those alone.
   unsigned long long log_bytes = 0;  // as CUDA's atomics want it
   unsigned long long missing_bytes = 0;
   uint32_t num_drifted = 0;
+  uint32_t num_rest = 0;  // tiles in the launch's `rest`
 };
 
 struct SwitchLaunch {
@@ -90,6 +96,11 @@ struct SwitchLaunch {
   TileState* states = nullptr;
   TileState pending = TileState::kPending;
   bool all = false;
+  // Tiles that cannot go the plain way are listed here by those that try; null
+  // if none has to try.
+  uint32_t* rest = nullptr;
+  // Whether a plain parameter has more than one product, old or new.
+  bool sums = false;
   const uint8_t* old_log = nullptr;
   uint64_t old_log_capacity = 0;
   uint8_t* new_log = nullptr;

@@ -10,7 +10,7 @@
 namespace graft {
 
 // The checksum of a tile, as lane_checksum.h defines it, taken by a warp step
-// by step. `Warp` as for warp_tile.h.
+// by step. `Warp` as for warp_launch.h.
 template <class Warp, class Weight>
 class WarpChecksum {
  public:

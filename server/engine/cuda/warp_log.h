@@ -14,7 +14,7 @@
 // a lane's elements side by side.
 namespace graft {
 
-inline constexpr uint32_t kMaxExceptions = 256;
+inline constexpr uint32_t kMaxExceptions = 255;
 inline constexpr uint32_t kCodesPerWord = 8;
 
 // 16 bytes, moved at once.
@@ -30,24 +30,15 @@ struct LogException {
 };
 
 // A log in memory that the lanes share: while it is written its exceptions
-// stay behind room for all codes, while it is read they follow the codes.
+// stay behind room for all codes, and are counted; while it is read they follow
+// the codes.
 template <class Bits>
-struct LogScratch {
-  alignas(16) uint32_t codes[kWarpTileElements / kCodesPerWord];
-  alignas(16) LogException<Bits> exceptions[kMaxExceptions];
+struct alignas(16) LogScratch {
+  uint32_t codes[kWarpTileElements / kCodesPerWord];
+  LogException<Bits> exceptions[kMaxExceptions];
+  uint32_t num_exceptions;
 
   GRAFT_WARP Quad* quads() { return reinterpret_cast<Quad*>(this); }
-};
-
-// Memory that the lanes share.
-template <class Bits>
-struct WarpScratch {
-  // What the tile becomes, held back until it is known that its log has a
-  // place: [step][row of a lane][lane].
-  Quad merged[kWarpTileElements * sizeof(Bits) / sizeof(Quad)];
-  LogScratch<Bits> old_log;
-  LogScratch<Bits> new_log;
-  uint32_t num_exceptions;  // of the new log
 };
 
 GRAFT_WARP uint32_t QuadsFor(uint32_t bytes) {
@@ -98,7 +89,7 @@ GRAFT_WARP void GetStep(const Quad* from, Words& words) {
   });
 }
 
-// The log of the set that is left, of one tile. `Warp` as for warp_tile.h.
+// The log of the set that is left, of one tile. `Warp` as for warp_launch.h.
 template <class Warp, class Bits>
 class WarpLogReader {
  public:
@@ -128,6 +119,7 @@ class WarpLogReader {
     exceptions_ = reinterpret_cast<const LogException<Bits>*>(
         scratch_.quads() + CodeQuads(record.num_codes));
     Warp::Each([&](int lane) {
+#pragma unroll 1  // one for most lanes
       for (uint32_t i = static_cast<uint32_t>(lane); i < bytes / sizeof(Quad);
            i += kLanes) {
         Warp::CopyAsync16(data + i * sizeof(Quad), scratch_.quads() + i);
@@ -138,18 +130,19 @@ class WarpLogReader {
   // All of W0, or null.
   GRAFT_WARP const Bits* raw() const { return raw_; }
 
-  // The codes from number `at` on; where there are none, whatever is behind.
-  GRAFT_WARP uint64_t Codes(uint32_t at) const {
-    // Three words, wherever it begins: that is in the scratch for any number.
-    static_assert(sizeof(scratch_.exceptions) >= 3 * sizeof(uint32_t));
-    const uint32_t* const words = scratch_.codes + at / kCodesPerWord;
-    const uint32_t shift = at % kCodesPerWord * 4;
-    const uint32_t middle = words[1];
-    const auto low =
-        static_cast<uint32_t>((uint64_t{middle} << 32 | words[0]) >> shift);
-    const auto high =
-        static_cast<uint32_t>((uint64_t{words[2]} << 32 | middle) >> shift);
-    return uint64_t{high} << 32 | low;
+  // The next step's codes: R, of which these are candidates, becomes W0 but for
+  // exceptions.
+  template <class Codec, class Words>
+  GRAFT_WARP void Apply(
+      const typename Warp::template Lanes<uint32_t>& candidates, Words& words) {
+    typename Warp::template Lanes<uint32_t> before;
+    Warp::Each([&](int lane) { before[lane] = BitCount(candidates[lane]); });
+    const uint32_t total = Warp::ScanExclusive(before);
+    Warp::Each([&](int lane) {
+      Codec::ApplyCodes(candidates[lane], Codes(next_code_ + before[lane]),
+                        words[lane]);
+    });
+    next_code_ += total;
   }
 
   // Sets the exceptions of step `number`, `words` being W0 but for them. `room`
@@ -181,10 +174,40 @@ class WarpLogReader {
     }
   }
 
-  // From the first exception again.
-  GRAFT_WARP void Rewind() { next_exception_ = 0; }
+  // The same for all steps, where the tile lies in `tile` step by step.
+  GRAFT_WARP void PatchTile(Quad* tile) const {
+    Warp::Each([&](int lane) {
+#pragma unroll 1
+      for (uint32_t i = static_cast<uint32_t>(lane); i < num_exceptions_;
+           i += kLanes) {
+        const LogException<Bits> exception = exceptions_[i];
+        const uint32_t number = exception.place / kStepElements;
+        if (number >= kWarpTileElements / kStepElements) continue;
+        reinterpret_cast<Bits*>(
+            tile)[number * kStepElements + InStep(exception.place)] =
+            exception.w0;
+      }
+    });
+  }
+
+  // From the first step again.
+  GRAFT_WARP void Rewind() { next_code_ = next_exception_ = 0; }
 
  private:
+  // The codes from number `at` on; where there are none, whatever is behind.
+  GRAFT_WARP uint64_t Codes(uint32_t at) const {
+    // Three words, wherever it begins: that is in the scratch for any number.
+    static_assert(sizeof(scratch_.exceptions) >= 3 * sizeof(uint32_t));
+    const uint32_t* const words = scratch_.codes + at / kCodesPerWord;
+    const uint32_t shift = at % kCodesPerWord * 4;
+    const uint32_t middle = words[1];
+    const auto low =
+        static_cast<uint32_t>((uint64_t{middle} << 32 | words[0]) >> shift);
+    const auto high =
+        static_cast<uint32_t>((uint64_t{words[2]} << 32 | middle) >> shift);
+    return uint64_t{high} << 32 | low;
+  }
+
   // Where PutStep puts an exception's element.
   static GRAFT_WARP uint32_t InStep(uint32_t place) {
     const uint32_t lane = place % kStepElements / kLaneElements;
@@ -196,19 +219,19 @@ class WarpLogReader {
   const LogException<Bits>* exceptions_ = nullptr;
   const Bits* raw_ = nullptr;
   uint32_t num_exceptions_ = 0;
+  uint32_t next_code_ = 0;
   uint32_t next_exception_ = 0;
 };
 
 // The log of the tile that is switched, in the warp's scratch until it has a
-// place. `Warp` as for warp_tile.h.
+// place. `Warp` as for warp_launch.h.
 template <class Warp, class Weight>
 class WarpLogWriter {
  public:
   using Bits = typename Weight::Bits;
 
-  // `num_exceptions`: in memory that the lanes share, too.
-  GRAFT_WARP WarpLogWriter(LogScratch<Bits>& scratch, uint32_t& num_exceptions)
-      : scratch_(scratch), num_exceptions_(num_exceptions) {}
+  GRAFT_WARP explicit WarpLogWriter(LogScratch<Bits>& scratch)
+      : scratch_(scratch) {}
 
   // Where nothing is written there are zeros.
   GRAFT_WARP void Clear() {
@@ -217,43 +240,44 @@ class WarpLogWriter {
            i < QuadsFor(sizeof(scratch_.codes)); i += kLanes) {
         scratch_.quads()[i] = {};
       }
-      if (lane == 0) num_exceptions_ = 0;
+      if (lane == 0) scratch_.num_exceptions = 0;
     });
   }
 
-  // Adds each lane's codes of one step.
-  GRAFT_WARP void Append(
-      const typename Warp::template Lanes<LaneCodes>& codes) {
+  // Adds step `number`, which is the next one: its W0, D and what it becomes.
+  // `valid(lane)`: the mask of the elements that lie in the parameter.
+  template <class Words, class Floats, class Valid>
+  GRAFT_WARP void Add(int number, const Words& w0, const Floats& d,
+                      const Words& merged, const Valid& valid) {
+    typename Warp::template Lanes<LaneCodes> codes;
     typename Warp::template Lanes<uint32_t> before;
-    Warp::Each([&](int lane) { before[lane] = codes[lane].count; });
+    Warp::Each([&](int lane) {
+      codes[lane] = LaneCodec<Weight>::Encode(
+          w0[lane], d[lane].v, merged[lane], valid(lane),
+          [&](int element, uint32_t bits) {
+            Except(number, lane, element, bits);
+          });
+      before[lane] = codes[lane].count;
+    });
     const uint32_t total = Warp::ScanExclusive(before);
     Warp::Each([&](int lane) {
       AppendCodes(codes[lane].bits, num_codes_ + before[lane]);
     });
     num_codes_ += total;
-  }
-
-  // Adds one lane's exception; those of a step in any order. Those that find no
-  // room are counted all the same.
-  GRAFT_WARP void Except(int number, int lane, int element, uint32_t w0) {
-    const uint32_t at = Warp::Claim(&num_exceptions_);
-    if (at >= kMaxExceptions) return;
-    scratch_.exceptions[at] = {
-        static_cast<Bits>(number * kStepElements + lane * kLaneElements +
-                          element),
-        static_cast<Bits>(w0)};
+    Warp::Sync();  // exceptions stay in the order of steps
   }
 
   // What the log will be, but for its place, and its size.
   GRAFT_WARP TileRecord Describe(uint32_t& bytes) const {
     constexpr uint32_t kRawBytes = kWarpTileElements * sizeof(Bits);
     static_assert(sizeof(scratch_) <= kRawBytes);  // any that is not raw
+    const uint32_t num_exceptions = scratch_.num_exceptions;
     TileRecord record;
-    if (num_exceptions_ <= kMaxExceptions) {
+    if (num_exceptions <= kMaxExceptions) {
       record.kind = TileRecord::Kind::kLog;
       record.num_codes = num_codes_;
-      record.num_exceptions = static_cast<uint16_t>(num_exceptions_);
-      bytes = LogBytes<Bits>(num_codes_, num_exceptions_);
+      record.num_exceptions = static_cast<uint16_t>(num_exceptions);
+      bytes = LogBytes<Bits>(num_codes_, num_exceptions);
     } else {
       record.kind = TileRecord::Kind::kRaw;
       bytes = kRawBytes;
@@ -269,7 +293,24 @@ class WarpLogWriter {
                to + num_codes * sizeof(Quad));
   }
 
+  GRAFT_WARP void KeepRecord(const TileRecord& record, TileRecord& to) const {
+    Warp::Each([&](int lane) {
+      if (lane == 0) to = record;
+    });
+  }
+
  private:
+  // Adds one lane's exception; those of a step in any order. Those that find no
+  // room are counted all the same.
+  GRAFT_WARP void Except(int number, int lane, int element, uint32_t w0) {
+    const uint32_t at = Warp::Claim(&scratch_.num_exceptions);
+    if (at >= kMaxExceptions) return;
+    scratch_.exceptions[at] = {
+        static_cast<Bits>(number * kStepElements + lane * kLaneElements +
+                          element),
+        static_cast<Bits>(w0)};
+  }
+
   GRAFT_WARP void AppendCodes(uint64_t codes, uint32_t at) {
     if (codes == 0) return;
     const uint32_t shift = at % kCodesPerWord * 4;
@@ -288,15 +329,15 @@ class WarpLogWriter {
   static GRAFT_WARP void StoreQuads(const void* from, uint32_t count,
                                     uint8_t* to) {
     Warp::Each([&](int lane) {
+#pragma unroll 1  // one for most lanes
       for (uint32_t i = static_cast<uint32_t>(lane); i < count; i += kLanes) {
-        Warp::Store16(static_cast<const Quad*>(from) + i,
-                      to + i * sizeof(Quad));
+        const Quad quad = static_cast<const Quad*>(from)[i];  // read at once
+        Warp::Store16(&quad, to + i * sizeof(Quad));
       }
     });
   }
 
   LogScratch<Bits>& scratch_;
-  uint32_t& num_exceptions_;
   uint32_t num_codes_ = 0;
 };
 
