@@ -7,11 +7,11 @@
 #include "server/engine/cuda/switch_launch.h"
 #include "server/engine/cuda/warp_delta.h"
 
-// The codes are those of undo_codec.h, with -8 too. A tile's log: codes eight
-// to a word, in the order of steps, lanes and the lanes' own (lane_codec.h);
-// then the exceptions, in the order of steps; each of the two in whole quads.
-// A tile with more than kMaxExceptions of them is kept raw: all W0, each row of
-// a lane's elements side by side.
+// The codes are those of undo_codec.h, with -8 too, + 8. A tile's log: codes
+// eight to a word, in the order of steps, lanes and the lanes' own
+// (lane_codec.h); then the exceptions, in the order of steps; each of the two
+// in whole quads. A tile with more than kMaxExceptions of them is kept raw: all
+// W0, each row of a lane's elements side by side.
 namespace graft {
 
 inline constexpr uint32_t kMaxExceptions = 255;
