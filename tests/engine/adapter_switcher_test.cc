@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
 #include "server/engine/device.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/weights/prepared_weights.h"
 #include "tests/testing/random_weights.h"
 #include "tests/testing/status_matchers.h"
@@ -96,8 +97,10 @@ void Repair(const WeightStore& store, const std::string& name,
 class Fixture {
  public:
   Fixture(at::ScalarType dtype, RestoreMode mode)
-      : store(MakeStore(dtype)),
-        switcher(store.get(), mode, MakeSwitchPass(store->device())) {}
+      : Fixture(dtype, mode, MakeSwitchPass(TestDevice())) {}
+  Fixture(at::ScalarType dtype, RestoreMode mode,
+          std::unique_ptr<SwitchPass> pass)
+      : store(MakeStore(dtype)), switcher(store.get(), mode, std::move(pass)) {}
 
   PreparedAdapterPtr Adapter(const RandomWeightsOptions& options) {
     auto prepared = PreparedWeights::Create(
@@ -219,6 +222,27 @@ TEST_P(AdapterSwitcherTest, WeightsDependOnBaseAndSetAlone) {
     seen.insert(now);
   }
   EXPECT_GT(seen.size(), 40u);
+  ASSERT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
+  EXPECT_EQ(Bits(*f.store), base);
+}
+
+// Sets of products alone, one and two of them, each restored from its log.
+TEST_P(AdapterSwitcherTest, GoesFromSetToSetAndBack) {
+  Fixture f(dtype(), mode()), fresh(dtype(), mode());
+  const auto lora = [](Fixture& to, uint64_t seed) {
+    return to.Adapter({.kind = RandomWeightsKind::kLora,
+                       .seed = seed,
+                       .size = 0.02F,
+                       .one_module_of = 1});
+  };
+  const Snapshot base = Bits(*f.store);
+  const PreparedAdapterPtr a = lora(f, 1), b = lora(f, 2);
+  ASSERT_THAT(f.switcher.SwitchTo({{a, 1, 1}}).status(), IsOk());
+  ASSERT_THAT(f.switcher.SwitchTo({{a, -1, 1}, {b, 0.5, 1}}).status(), IsOk());
+  ASSERT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(), IsOk());
+  ASSERT_THAT(fresh.switcher.SwitchTo({{lora(fresh, 2), 1, 1}}).status(),
+              IsOk());
+  EXPECT_EQ(Bits(*f.store), Bits(*fresh.store));
   ASSERT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
   EXPECT_EQ(Bits(*f.store), base);
 }
@@ -396,6 +420,71 @@ TEST_P(AdapterSwitcherTest, NoticesDriftOfACopy) {
   EXPECT_EQ(Bits(*f.store), base);
   EXPECT_THAT(f.switcher.SwitchTo({{b, 1, 1}}).status(), IsOk());
   EXPECT_THAT(f.switcher.SwitchTo({}).status(), IsOk());
+}
+
+// Fails as a device does: its runs, from now on, with the errors given.
+class FailingPass : public SwitchPass {
+ public:
+  void FailWith(std::vector<absl::Status> errors) {
+    errors_ = std::move(errors);
+    runs_ = 0;
+  }
+  size_t runs() const { return runs_; }  // since then
+
+  TileGrid Grid(const at::Tensor& parameter) const override {
+    return pass_->Grid(parameter);
+  }
+  void Reserve(int max_rank, int max_terms) override {
+    pass_->Reserve(max_rank, max_terms);
+  }
+  absl::Status ResetLog(int log,
+                        absl::Span<const ParameterSwitch> parameters) override {
+    return pass_->ResetLog(log, parameters);
+  }
+  int64_t log_bytes(int log) const override { return pass_->log_bytes(log); }
+  int64_t reserved_log_bytes(int log) const override {
+    return pass_->reserved_log_bytes(log);
+  }
+  absl::Status Run(SwitchWork& work) override {
+    const absl::Status status = pass_->Run(work);
+    const size_t run = runs_++;
+    return run < errors_.size() ? errors_[run] : status;
+  }
+  void Checksum(const at::Tensor& live, const TileGrid& grid,
+                uint64_t* sums) override {
+    pass_->Checksum(live, grid, sums);
+  }
+
+ private:
+  const std::unique_ptr<SwitchPass> pass_ = MakeSwitchPass(TestDevice());
+  std::vector<absl::Status> errors_;
+  size_t runs_ = 0;
+};
+
+// Nothing is rolled back on it, and nobody gives up: the error goes to whoever
+// ends the process. Found at the switch, at restoring the base, or where the
+// former set is merged again.
+TEST_P(AdapterSwitcherTest, SaysThatTheDeviceIsLost) {
+  const absl::Status ok, full = absl::InternalError("no memory"),
+                         lost = DeviceLostError("700");
+  const std::vector<absl::Status> sequences[] = {
+      {lost}, {full, lost}, {full, ok, lost}, {full, ok, ok, lost}};
+  for (const std::vector<absl::Status>& errors : sequences) {
+    auto failing = std::make_unique<FailingPass>();
+    FailingPass& pass = *failing;
+    Fixture f(dtype(), mode(), std::move(failing));
+    AdapterSet sets[2];
+    for (const uint64_t i : {0, 1}) {
+      sets[i] = {{f.Adapter({.kind = RandomWeightsKind::kLora,
+                             .seed = i + 1,
+                             .one_module_of = 1}),
+                  1, 1}};
+    }
+    ASSERT_THAT(f.switcher.SwitchTo(sets[0]).status(), IsOk());
+    pass.FailWith(errors);
+    EXPECT_TRUE(IsDeviceLost(f.switcher.SwitchTo(sets[1]).status()));
+    EXPECT_EQ(pass.runs(), errors.size());
+  }
 }
 
 // Before the first write there is nothing to roll back, and no memory that a

@@ -6,15 +6,18 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "server/engine/cuda/warp_delta.h"
 #include "server/engine/weights/kernels/weight_bits.h"
 
 namespace graft {
 
-// A warp for the CUDA kernels' headers, compiled as C++.
-// Lanes one after the other. Between the calls of Each() that is what a device
-// does: lanes do not see each other's values but through the functions below.
+// A warp for the CUDA kernels' headers, compiled as C++. Lanes one after the
+// other, in an order that changes: between the calls of Each() that is what a
+// device does, as lanes do not see each other's values but through the
+// functions below. Copies are made when they are waited for, no sooner.
 struct HostWarp {
   template <class T>
   struct Lanes {
@@ -25,7 +28,12 @@ struct HostWarp {
 
   template <class F>
   static void Each(F&& f) {
-    for (int lane = 0; lane < kLanes; ++lane) f(lane);
+    // Upwards, downwards, and in strides.
+    static unsigned turn = 0;
+    turn = (turn + 1) % 3;
+    for (int i = 0; i < kLanes; ++i) {
+      f(turn == 0 ? i : turn == 1 ? kLanes - 1 - i : (i * 11 + 5) % kLanes);
+    }
   }
 
   static void Load16(const void* from, void* to) {
@@ -69,10 +77,18 @@ struct HostWarp {
 
   static void Sync() {}
   static void CopyAsync16(const void* from, void* to) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(from) % 16, 0u);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(to) % 16, 0u);
-    Load16(from, to);
+    std::memset(to, 0x5a, 16);  // whoever does not wait reads that
+    copies.emplace_back(from, to);
   }
-  static void WaitForCopies() {}
+  static void WaitForCopies() {
+    for (const auto& [from, to] : copies) std::memcpy(to, from, 16);
+    copies.clear();
+  }
+  // From where to where, not made yet.
+  static inline std::vector<std::pair<const void*, void*>> copies;
+
   static uint32_t CountLanes(const Lanes<bool>& x) {
     uint32_t count = 0;
     for (const bool value : x.value) count += value ? 1 : 0;
@@ -87,11 +103,9 @@ struct HostWarp {
     }
     return sum;
   }
-  static void SumOverRows(Lanes<uint32_t>& x) {
-    for (int lane = 0; lane < 4; ++lane) {
-      uint32_t sum = 0;
-      for (int i = lane; i < kLanes; i += 4) sum += x[i];
-      for (int i = lane; i < kLanes; i += 4) x[i] = sum;
+  static void Exchange(Lanes<uint32_t>& x, int bit) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((lane & bit) == 0) std::swap(x[lane], x[lane ^ bit]);
     }
   }
   static uint64_t Sum(const Lanes<uint64_t>& x) {

@@ -45,7 +45,7 @@ TEST(WarpFactorsTest, SplittingLosesLittle) {
       for (int col = 0; col < kCols; col += kStepCols) {
         const WarpStep step{row, col, kRows, kCols};
         HostWarp::Lanes<LaneElements<float>> d;
-        TermSum<HostWarp, /*kLowRank=*/true> sum(&term, 1);
+        TermSum<HostWarp> sum(&term, 1);
         sum.Prefetch(step);
         sum.Compute(step, d);
         for (int lane = 0; lane < kLanes; ++lane) {

@@ -8,8 +8,11 @@
 #include <list>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "server/engine/cuda/lane_codec.h"
+#include "server/engine/cuda/plain_tile.h"
 #include "server/engine/cuda/warp_factors.h"
 #include "server/engine/weights/kernels/packed_factors.h"
 #include "server/engine/weights/kernels/switch_tile.h"
@@ -119,6 +122,18 @@ class WarpCase {
     return {term, term};
   }
 
+  // Products alone, as many as that, in both formats that tensor cores take.
+  TwinTerms Products(int count) {
+    constexpr int kRanks[] = {5, 33, 16};
+    TwinTerms terms;
+    for (int i = 0; i < count; ++i) {
+      terms.Add(
+          LowRank(i % 2 == 0 ? FactorFormat::kBFloat16 : FactorFormat::kFloat16,
+                  kRanks[i % 3]));
+    }
+    return terms;
+  }
+
   // Of every kind, in every format that tensor cores take.
   TwinTerms AllKinds() {
     TwinTerms terms;
@@ -162,19 +177,32 @@ class WarpCase {
   // Runs all tiles; returns what became of each.
   std::vector<TileState> Run(const SwitchParameter& parameter,
                              uint64_t capacity = UINT64_MAX) {
-    std::vector<TileState> states(num_tiles());
-    summary_ = {};
+    // In a first launch nobody looks at them.
+    std::vector<TileState> states(num_tiles(), TileState::kSkip);
     SwitchLaunch launch = launch_;
-    launch.parameters = &parameter;
-    launch.num_parameters = 1;
-    launch.terms = table_.data();
-    launch.num_tiles = num_tiles();
-    launch.states = states.data();
     launch.new_log_capacity = std::min(capacity, launch.new_log_capacity);
-    launch.summary = &summary_;
-    for (uint64_t tile = 0; tile < num_tiles(); ++tile) RunTile(launch, tile);
+    launch.all = true;
+    summary_ = {};
+    Launch(parameter, launch, states);
     return states;
   }
+
+  // Then those of them that found no room for their logs, all of which there
+  // is behind the first `taken` bytes.
+  void RunAgain(const SwitchParameter& parameter, uint64_t taken,
+                std::vector<TileState>& states) {
+    SwitchLaunch launch = launch_;
+    launch.pending = TileState::kNoRoom;
+    summary_ = {};
+    summary_.log_bytes = taken;
+    Launch(parameter, launch, states);
+  }
+
+  // No tile goes the plain way.
+  void ForbidPlain() { plain_ = false; }
+
+  // Those that do go the way for sums, where there is one product too.
+  void TakeAllForSums() { always_sums_ = true; }
 
   // As Run(), and all tiles must be done.
   void Switch(const WarpState* from, WarpState* to,
@@ -227,6 +255,31 @@ class WarpCase {
     base_ = Bytes(live_);
   }
 
+  void Launch(SwitchParameter parameter, SwitchLaunch& launch,
+              std::vector<TileState>& states) {
+    parameter.plain = plain_ && IsPlain(parameter, table_.data());
+    launch.parameters = &parameter;
+    launch.num_parameters = 1;
+    launch.terms = table_.data();
+    launch.num_tiles = num_tiles();
+    launch.states = states.data();
+    launch.summary = &summary_;
+    std::vector<uint32_t> rest(num_tiles());
+    if (parameter.plain) launch.rest = rest.data();
+    launch.sums = always_sums_ || HasSums(parameter);
+    switch (dtype_) {
+      case WeightDtype::kFloat32:
+        RunTiles<Float32Weight>(launch);
+        break;
+      case WeightDtype::kBFloat16:
+        RunTiles<BFloat16Weight>(launch);
+        break;
+      case WeightDtype::kFloat16:
+        RunTiles<Float16Weight>(launch);
+        break;
+    }
+  }
+
   static std::vector<uint8_t> Bytes(const AlignedBytes& bytes) {
     return {bytes.data(), bytes.data() + bytes.size()};
   }
@@ -271,26 +324,38 @@ class WarpCase {
     return bytes.data();
   }
 
-  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
-    switch (dtype_) {
-      case WeightDtype::kFloat32:
-        RunTile<Float32Weight>(launch, tile);
-        break;
-      case WeightDtype::kBFloat16:
-        RunTile<BFloat16Weight>(launch, tile);
-        break;
-      case WeightDtype::kFloat16:
-        RunTile<Float16Weight>(launch, tile);
-        break;
+  // As the two kernels do.
+  template <class Weight>
+  void RunTiles(const SwitchLaunch& launch) {
+    using Bits = typename Weight::Bits;
+    uint64_t count = launch.num_tiles;
+    if (launch.rest != nullptr) {
+      for (uint64_t tile = 0; tile < count; ++tile) {
+        const auto scratch = DirtyScratch<PlainScratch<Bits>>();
+        if (launch.sums) {
+          RunPlainTile<HostWarp, Weight, true>(launch, dtype_, tile, *scratch);
+        } else {
+          RunPlainTile<HostWarp, Weight, false>(launch, dtype_, tile, *scratch);
+        }
+        EXPECT_TRUE(HostWarp::copies.empty()) << "into memory of others";
+      }
+      count = launch.summary->num_rest;
+    }
+    for (uint64_t i = 0; i < count; ++i) {
+      const auto scratch = DirtyScratch<WarpScratch<Bits>>();
+      RunWarpTile<HostWarp, Weight>(launch, dtype_,
+                                    launch.rest != nullptr ? launch.rest[i] : i,
+                                    *scratch);
+      EXPECT_TRUE(HostWarp::copies.empty()) << "into memory of others";
     }
   }
 
-  template <class Weight>
-  void RunTile(const SwitchLaunch& launch, uint64_t tile) {
-    // What the last warp left in shared memory must not matter.
-    auto scratch = std::make_unique<WarpScratch<typename Weight::Bits>>();
+  // What the last warp left in shared memory must not matter.
+  template <class Scratch>
+  static std::unique_ptr<Scratch> DirtyScratch() {
+    auto scratch = std::make_unique<Scratch>();
     std::memset(scratch.get(), 0xa5, sizeof(*scratch));
-    RunWarpTile<HostWarp, Weight>(launch, dtype_, tile, *scratch);
+    return scratch;
   }
 
   const WeightDtype dtype_;
@@ -305,6 +370,8 @@ class WarpCase {
   std::vector<DeltaTerm> table_;
   SwitchLaunch launch_;
   SwitchSummary summary_;
+  bool plain_ = true;
+  bool always_sums_ = false;
 };
 
 // Sizes with whole steps, with edges of every sort, and with several tiles.
@@ -329,6 +396,100 @@ TEST(WarpTileTest, SameBitsAndChecksumsAsOnTheCpu) {
       weights.Switch(nullptr, &merged, &checksums);
       ASSERT_EQ(weights.weights(), expected) << size.rows << "x" << size.cols;
     }
+  }
+}
+
+// Tiles without edges, whose terms are products: from the base to one, to two,
+// to three of them, and back.
+TEST(WarpTileTest, SumsOfProductsOnWholeTiles) {
+  for (const WeightDtype dtype : kDtypes) {
+    WarpCase weights(dtype, 64, 128, 0.1);
+    std::list<WarpState> states;
+    std::vector<std::vector<uint8_t>> expected;
+    std::vector<uint64_t> checksums;
+    for (int count = 1; count <= 3; ++count) {
+      const TwinTerms terms = weights.Products(count);
+      checksums.clear();
+      expected.push_back(weights.MergeOnCpu(terms.cpu, checksums));
+      states.push_back({terms.warp, {}, {}});
+    }
+    WarpState* from = nullptr;
+    for (WarpState& to : states) {
+      weights.Switch(from, &to, &checksums);
+      ASSERT_EQ(weights.weights(), expected[to.terms.size() - 1])
+          << to.terms.size() << " products";
+      from = &to;
+    }
+    weights.Switch(from, nullptr, &checksums);
+    ASSERT_EQ(weights.weights(), weights.base());
+  }
+}
+
+// All ways make the same weights and the same logs; the plain ones take every
+// tile that they can.
+TEST(WarpTileTest, PlainWaysAreAsTheGeneralOne) {
+  for (const WeightDtype dtype : kDtypes) {
+    for (const double norm : {0.003, 0.1, 3.0}) {
+      WarpCase plain(dtype, 65, 192, norm), sums(dtype, 65, 192, norm),
+          general(dtype, 65, 192, norm);
+      sums.TakeAllForSums();
+      general.ForbidPlain();
+      std::list<WarpState> states;
+      const WarpState* from[] = {nullptr, nullptr, nullptr};
+      for (const int count : {1, 1, 3, 2, 0, 2, 0, 1, 0}) {
+        const auto next = [&](WarpCase& weights, const WarpState*& now) {
+          const TwinTerms terms = weights.Products(count);
+          WarpState* to = nullptr;
+          if (count > 0) {
+            to = &states.emplace_back(WarpState{terms.warp, {}, {}});
+          }
+          weights.Switch(now, to);
+          now = to;
+        };
+        next(plain, from[0]);
+        next(sums, from[1]);
+        next(general, from[2]);
+        ASSERT_EQ(plain.weights(), general.weights());
+        ASSERT_EQ(sums.weights(), general.weights());
+        EXPECT_EQ(plain.summary().log_bytes, general.summary().log_bytes);
+        EXPECT_EQ(sums.summary().log_bytes, general.summary().log_bytes);
+        // The last row of three tiles is an edge.
+        EXPECT_GE(plain.summary().num_rest, 3u);
+        if (norm < 1) {
+          EXPECT_EQ(plain.summary().num_rest, 3u);
+        }
+      }
+      EXPECT_EQ(plain.weights(), plain.base());
+    }
+  }
+}
+
+// From a set to another by a copy of W0, as --restore=backup keeps: whatever is
+// live and whatever the old terms are, and without a log.
+TEST(WarpTileTest, MergesIntoACopyOnWholeTiles) {
+  for (const WeightDtype dtype : kDtypes) {
+    WarpCase weights(dtype, 64, 128, 0.1);
+    const TwinTerms terms = weights.Products(2);
+    std::vector<uint64_t> checksums;
+    const std::vector<uint8_t> expected =
+        weights.MergeOnCpu(terms.cpu, checksums);
+    AlignedBytes copy(weights.base().size());
+    std::memcpy(copy.data(), weights.base().data(), copy.size());
+    std::memset(weights.live(), 0x11, copy.size());
+    WarpState from{weights.AllKinds().warp, {}, {}}, to{terms.warp, {}, {}};
+    SwitchParameter parameter = weights.Parameter(&from, &to);
+    parameter.pristine = copy.data();
+    parameter.old_records = nullptr;
+    parameter.new_records = nullptr;
+    parameter.checksums = checksums.data();
+    for (const TileState state : weights.Run(parameter)) {
+      EXPECT_EQ(state, TileState::kDone);
+    }
+    EXPECT_EQ(weights.weights(), expected);
+    EXPECT_EQ(weights.summary().log_bytes, 0u);
+
+    copy.data()[100] ^= 4;
+    EXPECT_EQ(weights.Run(parameter)[0], TileState::kDrifted);
   }
 }
 
@@ -412,8 +573,8 @@ TEST(WarpTileTest, ATileWhoseLogDoesNotFitIsAsItWas) {
   weights.Switch(&whole, nullptr);
 
   WarpState part{terms.warp, {}, {}};
-  const std::vector<TileState> states =
-      weights.Run(weights.Parameter(nullptr, &part), bytes / 2);
+  const SwitchParameter parameter = weights.Parameter(nullptr, &part);
+  std::vector<TileState> states = weights.Run(parameter, bytes / 2);
   EXPECT_EQ(weights.summary().log_bytes, bytes);
   EXPECT_GE(weights.summary().missing_bytes, bytes / 2);
   const std::vector<uint8_t> now = weights.weights();
@@ -436,6 +597,13 @@ TEST(WarpTileTest, ATileWhoseLogDoesNotFitIsAsItWas) {
   }
   EXPECT_GT(without_room, 0);
   EXPECT_LT(without_room, static_cast<int>(states.size()));
+
+  weights.RunAgain(parameter, bytes / 2, states);
+  EXPECT_EQ(states,
+            std::vector<TileState>(weights.num_tiles(), TileState::kDone));
+  EXPECT_EQ(weights.weights(), merged);
+  weights.Switch(&part, nullptr);
+  EXPECT_EQ(weights.weights(), weights.base());
 }
 
 TEST(WarpTileTest, ATileThatDriftedIsAsItWas) {
@@ -508,6 +676,56 @@ TEST(WarpTileTest, ExtractsAndCopies) {
   ready.merged = aligned.data();
   weights.Run(ready);
   EXPECT_EQ(weights.weights(), merged);
+}
+
+// W0 of a lane's weights from what Encode says of them, whatever they and D
+// are: any bits, NaN included, and D of any size beside them or nearly -W0.
+template <class Weight>
+void ExpectEveryLaneRestored() {
+  using Codec = LaneCodec<Weight>;
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  for (int n = 0; n < 200000; ++n) {
+    typename Codec::Words w0 = {}, merged;
+    float d[kLaneElements];
+    // Most alike, as all of a lane are coded anew where one is far.
+    const auto common = static_cast<uint32_t>(random());
+    for (int i = 0; i < kLaneElements; ++i) {
+      const bool odd = random() % 8 == 0;
+      const uint32_t bits = odd ? static_cast<uint32_t>(random())
+                                : common ^ static_cast<uint32_t>(random() % 64);
+      Codec::Set(i, static_cast<typename Weight::Bits>(bits), w0);
+      const float value =
+          Weight::Widen(static_cast<typename Weight::Bits>(Codec::Get(w0, i)));
+      const float sizes[] = {0.01F, 0.3F, -1, 1, 3, 1e4F};
+      const float size = sizes[random() % 6];
+      d[i] = n % 5 == 4 ? normal(random)
+             : size < 0 ? -value * (1 + 0.01F * normal(random))
+                        : value * size * normal(random);
+    }
+    Codec::Add(w0, d, merged);
+    const uint32_t valid = n % 2 == 0 ? ~0u : static_cast<uint32_t>(random());
+    std::vector<std::pair<int, uint32_t>> exceptions;
+    const LaneCodes codes = Codec::Encode(
+        w0, d, merged, valid,
+        [&](int i, uint32_t bits) { exceptions.emplace_back(i, bits); });
+    typename Codec::Words back = merged;
+    const uint32_t candidates = Codec::Subtract(d, back) & valid;
+    ASSERT_EQ(BitCount(candidates), codes.count);
+    Codec::ApplyCodes(candidates, codes.bits, back);
+    for (const auto& [i, bits] : exceptions) Codec::Set(i, bits, back);
+    for (int i = 0; i < kLaneElements; ++i) {
+      if ((valid & Codec::Mask(i)) == 0) continue;
+      ASSERT_EQ(Codec::Get(back, i), Codec::Get(w0, i))
+          << "lane " << n << " element " << i;
+    }
+  }
+}
+
+TEST(LaneCodecTest, SaysEveryBit) {
+  ExpectEveryLaneRestored<Float32Weight>();
+  ExpectEveryLaneRestored<BFloat16Weight>();
+  ExpectEveryLaneRestored<Float16Weight>();
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "server/engine/cuda/cuda_kernels.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
@@ -71,24 +72,36 @@ void Check(int error) {
 
 }  // namespace
 
+// The library changes the thread's current device. c10::DeviceGuard puts the
+// former one back without making a context there, which would take memory of a
+// device that is not ours, and could fail.
+
 const std::string& CudaKernelsProblem() { return TheLibrary().problem; }
 
 std::string CudaDeviceProblem(int device) {
-  const int error = TheLibrary().check(device);
-  if (error == 0) return "";
-  return absl::StrCat("it cannot run graftd's kernels (",
-                      TheLibrary().error_string(error),
-                      "); they need compute capability 8.0 or later");
+  try {
+    const c10::DeviceGuard guard(
+        {at::kCUDA, static_cast<c10::DeviceIndex>(device)});
+    const int error = TheLibrary().check(device);
+    if (error == 0) return "";
+    return absl::StrCat("it cannot run graftd's kernels (",
+                        TheLibrary().error_string(error),
+                        "); they need compute capability 8.0 or later");
+  } catch (const c10::Error& e) {
+    return e.what_without_backtrace();
+  }
 }
 
 void SwitchOnCuda(at::Device device, const SwitchLaunch& launch,
                   WeightDtype dtype) {
+  const c10::DeviceGuard guard(device);
   Check(TheLibrary().run_switch(device.index(), CurrentStream(device), &launch,
                                 dtype));
 }
 
 at::Tensor SumTermsOnCuda(at::Device device, absl::Span<const DeltaTerm> terms,
                           int64_t rows, int64_t cols) {
+  const c10::DeviceGuard guard(device);
   const auto bytes = static_cast<int64_t>(terms.size() * sizeof(DeltaTerm));
   const at::Tensor table = at::empty({bytes}, at::kByte);
   std::memcpy(table.data_ptr(), terms.data(), static_cast<size_t>(bytes));
@@ -110,9 +123,14 @@ std::string CudaDeviceName(at::Device device) {
 }
 
 CudaMemory CudaMemoryOf(at::Device device) {
-  uint64_t free = 0, total = 0;
-  if (TheLibrary().memory(device.index(), &free, &total) != 0) return {};
-  return {static_cast<int64_t>(total - free), static_cast<int64_t>(total)};
+  try {
+    const c10::DeviceGuard guard(device);
+    uint64_t free = 0, total = 0;
+    if (TheLibrary().memory(device.index(), &free, &total) != 0) return {};
+    return {static_cast<int64_t>(total - free), static_cast<int64_t>(total)};
+  } catch (const c10::Error&) {
+    return {};
+  }
 }
 
 }  // namespace graft

@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "server/common/log.h"
+#include "server/common/status_macros.h"
 #include "server/engine/cuda/cuda_kernels.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/torch_status.h"
 
 namespace graft {
@@ -175,6 +177,7 @@ CudaSwitchPass::Tables CudaSwitchPass::MakeTables(const SwitchWork& work) {
     if (!work.ignore_drift && to.merged == nullptr) {
       to.checksums = from.checksums;
     }
+    to.plain = IsPlain(to, tables.terms.data());
     tables.num_tiles += static_cast<uint64_t>(from.grid->num_tiles());
     tables.parameters.push_back(to);
   }
@@ -187,6 +190,7 @@ void CudaSwitchPass::ReserveTables(uint64_t bytes, uint64_t num_tiles) {
   Grow(tables_, bytes, /*on_host=*/false);
   Grow(host_states_, num_tiles, /*on_host=*/true);
   Grow(states_, num_tiles, /*on_host=*/false);
+  Grow(rest_, num_tiles * sizeof(uint32_t), /*on_host=*/false);
 }
 
 SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
@@ -212,8 +216,16 @@ SwitchLaunch CudaSwitchPass::Upload(const Tables& tables,
   launch.num_parameters = static_cast<uint32_t>(tables.parameters.size());
   launch.terms = reinterpret_cast<const DeltaTerm*>(device + terms_at);
   launch.num_tiles = tables.num_tiles;
+  const auto any = [&](auto is) {
+    return std::any_of(tables.parameters.begin(), tables.parameters.end(), is);
+  };
+  if (any([](const SwitchParameter& p) { return p.plain; })) {
+    launch.rest = static_cast<uint32_t*>(rest_.data_ptr());
+  }
+  launch.sums = any(HasSums);
   launch.states = static_cast<TileState*>(states_.data_ptr());
-  if (tables.states.empty()) {
+  launch.all = tables.states.empty();
+  if (launch.all) {
     static_assert(static_cast<int>(TileState::kPending) == 0);
     states_.zero_();
   } else {
@@ -257,19 +269,23 @@ SwitchSummary CudaSwitchPass::LaunchAll(SwitchLaunch launch,
     summary.log_bytes = new_log.capacity();
     Extend(new_log, summary.missing_bytes);
     summary.missing_bytes = 0;
+    summary.num_rest = 0;
     const at::Tensor host = SummaryIn(host_tables_);
     std::memcpy(host.data_ptr(), &summary, sizeof(summary));
     SummaryIn(tables_).copy_(host, /*non_blocking=*/true);
     launch.pending = TileState::kNoRoom;
+    launch.all = false;
   }
 }
 
-std::vector<TileState> CudaSwitchPass::ReadStates(uint64_t num_tiles) {
+absl::StatusOr<std::vector<TileState>> CudaSwitchPass::ReadStates(
+    uint64_t num_tiles) {
   const auto count = static_cast<int64_t>(num_tiles);
   const absl::Status status = CatchTorchErrors([&]() -> absl::Status {
     host_states_.narrow(0, 0, count).copy_(states_.narrow(0, 0, count));
     return absl::OkStatus();
   });
+  if (IsDeviceLost(status)) return status;
   if (!status.ok()) {
     GRAFT_LOG(kError, "the device does not tell what it has written, giving up",
               {{"error", std::string(status.message())}});
@@ -298,12 +314,14 @@ absl::Status CudaSwitchPass::Run(SwitchWork& work) {
         LaunchAll(launch, tables, logs_[work.old_log], logs_[work.new_log]);
     return absl::OkStatus();
   }));
-  if (!launched) return failure;
+  if (!launched || IsDeviceLost(failure)) return failure;
   if (failure.ok() && summary.num_drifted == 0 && tables.states.empty()) {
     work.done.assign(tables.num_tiles, 1);
     return absl::OkStatus();
   }
-  failure.Update(Judge(ReadStates(tables.num_tiles), work));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<TileState> states,
+                         ReadStates(tables.num_tiles));
+  failure.Update(Judge(states, work));
   return failure;
 }
 

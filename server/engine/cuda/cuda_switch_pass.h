@@ -5,14 +5,15 @@
 
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "server/engine/cuda/switch_launch.h"
 #include "server/engine/weights/switch_pass.h"
 
 namespace graft {
 
 // Runs passes on one CUDA device: one launch for all tiles (per weight type),
-// one synchronisation, and memory only where a table or a log outgrows what is
-// there.
+// and one for those that cannot go the plain way, one synchronisation, and
+// memory only where a table or a log outgrows what is there.
 class CudaSwitchPass : public SwitchPass {
  public:
   explicit CudaSwitchPass(at::Device device);
@@ -59,8 +60,9 @@ class CudaSwitchPass : public SwitchPass {
   SwitchSummary LaunchAll(SwitchLaunch launch, const Tables& tables,
                           const Log& old_log, Log& new_log);
   // What became of the tiles. Without it nobody could tell how to get the
-  // weights back: ends the process if the device does not say.
-  std::vector<TileState> ReadStates(uint64_t num_tiles);
+  // weights back: ends the process if the device does not say, unless it is
+  // lost (IsDeviceLost), and the weights with it.
+  absl::StatusOr<std::vector<TileState>> ReadStates(uint64_t num_tiles);
   // Sees to it that Upload allocates nothing for tables of that many bytes
   // behind the summary, and that many tiles.
   void ReserveTables(uint64_t bytes, uint64_t num_tiles);
@@ -73,6 +75,7 @@ class CudaSwitchPass : public SwitchPass {
   at::Tensor tables_;
   at::Tensor host_states_;
   at::Tensor states_;
+  at::Tensor rest_;  // on the device alone, as the numbers of tiles
 };
 
 }  // namespace graft

@@ -45,7 +45,8 @@ GRAFT_WARP uint32_t CompareHalves(uint32_t merged_exponents, uint32_t r) {
 #endif
 }
 
-// The codes of a lane: 4 bits each, those of the first row in the low ones.
+// The codes of a lane, each 4 bits, + 8 for none to be negative; those of the
+// first row in the low ones.
 struct LaneCodes {
   uint64_t bits = 0;
   uint32_t count = 0;
@@ -115,6 +116,7 @@ class LaneCodec<Weight, 2> {
                                        << ((8 - first) * 4 & 31u)
                                  : static_cast<uint32_t>(codes >> (first * 4))
                                        << ((8 - second) * 4 & 31u);
+      stream ^= 0x88888888u;  // their signs
 #pragma unroll
       for (int w = row * kWords / 2; w < (row + 1) * kWords / 2; ++w) {
         // As both halves of W0 are what they are, no sum of a word's halves
@@ -137,27 +139,17 @@ class LaneCodec<Weight, 2> {
   static GRAFT_WARP LaneCodes Encode(const Words& w0, const float* d,
                                      const Words& merged, uint32_t valid,
                                      const Except& except) {
-    uint32_t candidates = 0, signs = 0, misfits = 0;
-    uint32_t distance[kWords];
+    uint32_t candidates = 0, misfits = 0;
+    uint32_t distance[kWords];  // in each half, + kNone
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const uint32_t r = Without(merged.v[w], d + 2 * w);
       const uint32_t here = Compare(merged.v[w], r);
       candidates |= here & kBits << w;
-      // Their magnitudes' distance + 0x8000, in each half, nothing being
-      // borrowed from the other.
-      distance[w] = (w0.v[w] | kSigns) - (r & kMagnitudes);
-      signs |= w0.v[w] ^ r;
+      // The highest bit is there if the signs are the same, and then nothing is
+      // borrowed from the other half.
+      distance[w] = (w0.v[w] ^ (~r & kSigns)) - (r & kMagnitudes) + 0x00080008u;
       misfits |= Misfits(distance[w], here);
-    }
-    if ((signs & kSigns) != 0) {
-      // Where the signs differ it is far from that.
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) {
-        const uint32_t r = Without(merged.v[w], d + 2 * w);
-        distance[w] ^= (w0.v[w] ^ r) & kSigns;
-      }
-      misfits = 1;
     }
     candidates &= valid;
     if (misfits != 0) {
@@ -165,17 +157,21 @@ class LaneCodec<Weight, 2> {
       for (int w = 0; w < kWords; ++w) {
         const uint32_t here = candidates >> w & kBits;
         if (Misfits(distance[w], here * 0xffffu) == 0) continue;
+        const uint32_t r = Without(merged.v[w], d + 2 * w);
+        uint32_t exact = 0;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const uint32_t far = (distance[w] >> (half * 16) & 0xffffu) ^ 0x8000u;
-          const bool fits = (here >> (half * 16) & 1u) != 0
-                                ? ((far + 8u) & 0xffffu) < 16u
-                                : far == 0;
-          if (fits || (valid >> (w + half * 16) & 1u) == 0) continue;
-          except(2 * w + half, w0.v[w] >> (half * 16) & 0xffffu);
+          const int shift = half * 16;
+          const uint32_t far =
+              ((w0.v[w] >> shift) - (r >> shift) + 8u) & 0xffffu;
+          const bool fits = (here >> shift & 1u) != 0 ? far < 16u : far == 8u;
+          if (!fits && (valid >> (w + shift) & 1u) != 0) {
+            except(2 * w + half, w0.v[w] >> shift & 0xffffu);
+          }
           // A code of 0 cannot disturb the other half.
-          distance[w] &= ~(15u << (half * 16));
+          exact |= (fits ? far : 8u) << shift;
         }
+        distance[w] = exact;
       }
     }
     uint32_t streams[2] = {0, 0};
@@ -198,6 +194,7 @@ class LaneCodec<Weight, 2> {
 
  private:
   static constexpr uint32_t kSigns = 0x80008000u;
+  static constexpr uint32_t kNone = 0x80088008u;  // W0 is R
   static constexpr uint32_t kMagnitudes = 0x7fff7fffu;
   static constexpr uint32_t kExponents = Weight::kExponent * 0x00010001u;
   static constexpr uint32_t kBits = 0x00010001u;  // of the first word's halves
@@ -217,11 +214,12 @@ class LaneCodec<Weight, 2> {
   }
 
   // Nonzero if no code can say one of the distances: of a candidate, beyond
-  // [-8, 7]; else any. The half that a carry comes from is one itself, so that
-  // the other may seem to be one does not matter.
+  // [-8, 7]; else any. Where the signs differ one looks as if it could be said
+  // only if W0 or R is no number, which no candidate is. So a half that borrows
+  // from the other, or carries into it, is one itself, and that the other may
+  // seem to be one, or to be none, does not matter.
   static GRAFT_WARP uint32_t Misfits(uint32_t distance, uint32_t candidates) {
-    const uint32_t shifted = distance + (candidates & 0x00080008u);
-    return (shifted & ~(candidates & 0x000f000fu)) ^ kSigns;
+    return (distance ^ kNone) & ~(candidates & 0x000f000fu);
   }
 };
 
@@ -270,7 +268,7 @@ class LaneCodec<Weight, 4> {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       if ((candidates >> w & 1u) == 0) continue;
-      words.v[w] += ((static_cast<uint32_t>(codes) & 15u) ^ 8u) - 8u;
+      words.v[w] += (static_cast<uint32_t>(codes) & 15u) - 8u;
       codes >>= 4;
     }
   }
@@ -284,12 +282,12 @@ class LaneCodec<Weight, 4> {
     for (int w = 0; w < kWords; ++w) {
       if ((valid >> w & 1u) == 0) continue;
       const uint32_t r = Weight::Round(Weight::Widen(merged.v[w]) - d[w]);
-      const uint32_t distance = w0.v[w] - r;
+      const uint32_t distance = w0.v[w] - r + 8u;
       const bool candidate = IsCandidate<Weight>(merged.v[w], r, d[w]);
       if (candidate) {
         codes.bits |= uint64_t{distance & 15u} << (codes.count++ * 4);
       }
-      if (candidate ? distance + 8u >= 16u : distance != 0) {
+      if (candidate ? distance >= 16u : distance != 8u) {
         except(w, w0.v[w]);
       }
     }

@@ -2,8 +2,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdio>
 
+#include "server/engine/cuda/plain_tile.h"
 #include "server/engine/cuda/switch_kernels_cuda.h"
 #include "server/engine/cuda/warp_delta.h"
 #include "server/engine/cuda/warp_tile.h"
@@ -15,10 +17,13 @@ constexpr int kWarpsPerBlock = 4;
 constexpr int kThreads = kWarpsPerBlock * kLanes;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// How many blocks a processor shall have: each a little fewer registers than
-// the code would like, for more warps to hide the latency of memory.
+// How many blocks a processor shall have, the more the fewer registers are left
+// for each: as many as the plain kernels have enough registers for, and a few
+// more for the general one, as warps hide the latency of memory.
+template <class Bits, bool kSums>
+constexpr unsigned kPlainBlocks = sizeof(Bits) == 2 && !kSums ? 6 : 4;
 template <class Bits>
-constexpr int kBlocksPerProcessor = sizeof(Bits) == 2 ? 4 : 3;
+constexpr unsigned kGeneralBlocks = sizeof(Bits) == 2 ? 4 : 3;
 
 // The type's own conversions, where the shared ones work with integers.
 struct HardwareBFloat16 : BFloat16Weight {
@@ -64,7 +69,7 @@ __device__ __forceinline__ void MultiplyFloat16(const uint32_t* a,
         "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-// What warp_delta.h and warp_tile.h want of a warp. A lane's value is a
+// What warp_delta.h and warp_launch.h want of a warp. A lane's value is a
 // register; all lanes take part in every call.
 struct DeviceWarp {
   template <class T>
@@ -83,15 +88,18 @@ struct DeviceWarp {
     f(Lane());
   }
 
-  // Not __restrict__ or through the read-only cache: the live weights are
+  // The device's memory, which the compiler cannot see of a pointer that lay in
+  // it. Not __restrict__ or through the read-only cache: the live weights are
   // written in the same launch.
   static __device__ __forceinline__ void Load16(const void* from, void* to) {
+    __builtin_assume(__isGlobal(from));
     const uint4 piece = *static_cast<const uint4*>(from);
     memcpy(to, &piece, sizeof(piece));
   }
   static __device__ __forceinline__ void Store16(const void* from, void* to) {
     uint4 piece;
     memcpy(&piece, from, sizeof(piece));
+    __builtin_assume(__isGlobal(to));
     *static_cast<uint4*>(to) = piece;
   }
   static __device__ __forceinline__ void Prefetch(const void* from) {
@@ -149,11 +157,8 @@ struct DeviceWarp {
     return __shfl_sync(kAllLanes, sum, kLanes - 1);
   }
 
-  static __device__ __forceinline__ void SumOverRows(Lanes<uint32_t>& x) {
-#pragma unroll
-    for (int distance = 4; distance < kLanes; distance *= 2) {
-      x.value += __shfl_xor_sync(kAllLanes, x.value, distance);
-    }
+  static __device__ __forceinline__ void Exchange(Lanes<uint32_t>& x, int bit) {
+    x.value = __shfl_xor_sync(kAllLanes, x.value, bit);
   }
 
   static __device__ __forceinline__ uint64_t Sum(const Lanes<uint64_t>& x) {
@@ -180,26 +185,50 @@ struct DeviceWarp {
   }
 };
 
+// Which warp of a launch this is.
+__device__ __forceinline__ uint64_t WarpNumber() {
+  return uint64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kLanes;
+}
+
+// The part of the block's memory that is this warp's.
+template <class Scratch>
+__device__ __forceinline__ Scratch& WarpMemory() {
+  extern __shared__ uint4 memory[];
+  return reinterpret_cast<Scratch*>(memory)[threadIdx.x / kLanes];
+}
+
 // One tile to each warp, in order: neighbours share factors in the caches.
+template <class Weight, bool kSums>
+__global__ void __launch_bounds__(kThreads,
+                                  kPlainBlocks<typename Weight::Bits, kSums>)
+    PlainKernel(const SwitchLaunch launch, WeightDtype dtype) {
+  RunPlainTile<DeviceWarp, Weight, kSums>(
+      launch, dtype, WarpNumber(),
+      WarpMemory<PlainScratch<typename Weight::Bits>>());
+}
+
+// All tiles, or those that were listed; a warp takes another one when it has
+// done with one.
 template <class Weight>
 __global__ void __launch_bounds__(kThreads,
-                                  kBlocksPerProcessor<typename Weight::Bits>)
+                                  kGeneralBlocks<typename Weight::Bits>)
     SwitchKernel(const SwitchLaunch launch, WeightDtype dtype) {
-  extern __shared__ uint4 memory[];
-  auto* const scratch =
-      reinterpret_cast<WarpScratch<typename Weight::Bits>*>(memory);
-  const unsigned warp = threadIdx.x / kLanes;
-  RunWarpTile<DeviceWarp, Weight>(launch, dtype,
-                                  uint64_t{blockIdx.x} * kWarpsPerBlock + warp,
-                                  scratch[warp]);
+  auto& scratch = WarpMemory<WarpScratch<typename Weight::Bits>>();
+  const uint64_t count =
+      launch.rest != nullptr ? launch.summary->num_rest : launch.num_tiles;
+  for (uint64_t i = WarpNumber(); i < count;
+       i += uint64_t{gridDim.x} * kWarpsPerBlock) {
+    RunWarpTile<DeviceWarp, Weight>(
+        launch, dtype, launch.rest != nullptr ? launch.rest[i] : i, scratch);
+    DeviceWarp::Sync();  // all have done with the scratch
+  }
 }
 
 // One step to each warp.
 __global__ void __launch_bounds__(kThreads)
     SumTermsKernel(const DeltaTerm* terms, uint32_t count, int64_t rows,
                    int64_t cols, float* delta) {
-  const int64_t number =
-      int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kLanes;
+  const auto number = static_cast<int64_t>(WarpNumber());
   const int64_t across = (cols + kStepCols - 1) / kStepCols;
   WarpStep step;
   if (number / across * kStepRows >= rows) return;
@@ -208,7 +237,7 @@ __global__ void __launch_bounds__(kThreads)
   step.rows = static_cast<int>(rows);
   step.cols = static_cast<int>(cols);
   DeviceWarp::Lanes<LaneElements<float>> d;
-  TermSum<DeviceWarp, /*kLowRank=*/false> sum(terms, count);
+  TermSum<DeviceWarp> sum(terms, count);
   sum.Prefetch(step);
   sum.Compute(step, d);
   const int lane = DeviceWarp::Lane();
@@ -221,48 +250,44 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The device as the thread's current one, for a while.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    error_ = cudaGetDevice(&former_);
-    if (error_ == cudaSuccess && former_ != device) {
-      error_ = cudaSetDevice(device);
-      changed_ = error_ == cudaSuccess;
-    }
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(former_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
-  cudaError_t error() const { return error_; }
-
- private:
-  int former_ = 0;
-  bool changed_ = false;
-  cudaError_t error_ = cudaSuccess;
-};
-
 unsigned NumBlocks(uint64_t warps) {
   return static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock);
 }
 
-template <class Weight>
-cudaError_t LaunchSwitch(cudaStream_t stream, const SwitchLaunch& launch,
-                         WeightDtype dtype) {
-  constexpr int kBytes =
-      kWarpsPerBlock * sizeof(WarpScratch<typename Weight::Bits>);
+template <class Kernel>
+cudaError_t Launch(Kernel* kernel, unsigned blocks, size_t warp_bytes,
+                   cudaStream_t stream, const SwitchLaunch& launch,
+                   WeightDtype dtype) {
+  const size_t bytes = kWarpsPerBlock * warp_bytes;
   // More than a kernel gets unasked.
   const cudaError_t error =
-      cudaFuncSetAttribute(SwitchKernel<Weight>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  SwitchKernel<Weight>
-      <<<NumBlocks(launch.num_tiles), kThreads, kBytes, stream>>>(launch,
-                                                                  dtype);
+  kernel<<<blocks, kThreads, bytes, stream>>>(launch, dtype);
   return cudaGetLastError();
+}
+
+template <class Weight>
+cudaError_t LaunchSwitch(int device, cudaStream_t stream,
+                         const SwitchLaunch& launch, WeightDtype dtype) {
+  using Bits = typename Weight::Bits;
+  unsigned blocks = NumBlocks(launch.num_tiles);
+  if (launch.rest != nullptr) {
+    cudaError_t error = Launch(
+        launch.sums ? PlainKernel<Weight, true> : PlainKernel<Weight, false>,
+        blocks, sizeof(PlainScratch<Bits>), stream, launch, dtype);
+    if (error != cudaSuccess) return error;
+    // How many are left only the device knows: as many as it has room for.
+    int processors = 0;
+    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount,
+                                   device);
+    if (error != cudaSuccess) return error;
+    blocks = std::min(blocks,
+                      static_cast<unsigned>(processors) * kGeneralBlocks<Bits>);
+  }
+  return Launch(SwitchKernel<Weight>, blocks, sizeof(WarpScratch<Bits>), stream,
+                launch, dtype);
 }
 
 }  // namespace
@@ -271,16 +296,19 @@ cudaError_t LaunchSwitch(cudaStream_t stream, const SwitchLaunch& launch,
 int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
                     graft::WeightDtype dtype) {
   if (launch->num_tiles == 0) return cudaSuccess;
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   auto* const on = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case graft::WeightDtype::kFloat32:
-      return graft::LaunchSwitch<graft::Float32Weight>(on, *launch, dtype);
+      return graft::LaunchSwitch<graft::Float32Weight>(device, on, *launch,
+                                                       dtype);
     case graft::WeightDtype::kBFloat16:
-      return graft::LaunchSwitch<graft::HardwareBFloat16>(on, *launch, dtype);
+      return graft::LaunchSwitch<graft::HardwareBFloat16>(device, on, *launch,
+                                                          dtype);
     case graft::WeightDtype::kFloat16:
-      return graft::LaunchSwitch<graft::HardwareFloat16>(on, *launch, dtype);
+      return graft::LaunchSwitch<graft::HardwareFloat16>(device, on, *launch,
+                                                         dtype);
   }
   return cudaErrorInvalidValue;
 }
@@ -289,8 +317,8 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
                       uint32_t count, int64_t rows, int64_t cols,
                       float* delta) {
   if (rows == 0 || cols == 0) return cudaSuccess;
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   const int64_t steps = ((rows + graft::kStepRows - 1) / graft::kStepRows) *
                         ((cols + graft::kStepCols - 1) / graft::kStepCols);
   graft::
@@ -301,8 +329,8 @@ int GraftCudaSumTerms(int device, void* stream, const graft::DeltaTerm* terms,
 }
 
 int GraftCudaCheck(int device) {
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes,
                                graft::SwitchKernel<graft::HardwareFloat16>);
@@ -318,10 +346,10 @@ int GraftCudaDeviceName(int device, char* name, int size) {
 }
 
 int GraftCudaMemory(int device, uint64_t* free, uint64_t* total) {
-  const graft::DeviceGuard guard(device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) return error;
   size_t free_bytes = 0, total_bytes = 0;
-  const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+  error = cudaMemGetInfo(&free_bytes, &total_bytes);
   *free = free_bytes;
   *total = total_bytes;
   return error;

@@ -11,11 +11,13 @@
 // built with another compiler and standard than the engine.
 //
 // All functions run asynchronously on `stream` (a cudaStream_t) of the device
-// with number `device`, and return 0 or a cudaError_t. Thread-compatible.
+// with number `device`, and return 0 or a cudaError_t. They may leave that
+// device as the thread's current one: only their caller knows how to put
+// another one back without starting anything on it. Thread-compatible.
 extern "C" {
 
-// Switches the pending tiles of `launch` whose parameters have `dtype`. What it
-// points to is the device's memory.
+// Switches the pending tiles of `launch` whose parameters have `dtype`: the
+// plain ones first, then the rest. What it points to is the device's memory.
 int GraftCudaSwitch(int device, void* stream, const graft::SwitchLaunch* launch,
                     graft::WeightDtype dtype);
 

@@ -10,7 +10,7 @@
 namespace graft {
 
 // The checksum of a tile, as lane_checksum.h defines it, taken by a warp step
-// by step. `Warp` as for warp_tile.h.
+// by step. `Warp` as for warp_launch.h.
 template <class Warp, class Weight>
 class WarpChecksum {
  public:
@@ -48,30 +48,31 @@ class WarpChecksum {
   }
 
   GRAFT_WARP uint64_t Fold() const {
-    // Each lane takes one of the checksum's: word lane / 4 of the four lanes'
-    // rows. Those that 16-bit weights leave empty come behind.
-    typename Warp::template Lanes<uint32_t> own_a, own_b;
-    Warp::Each([&](int lane) { own_a[lane] = own_b[lane] = 0; });
+    // Over the lanes of all rows, by halving: each lane gives one that is
+    // further off half of what it has, and adds what it gets to the rest. In
+    // the end it has one word's sums.
+    Sums sums = sums_;
+    int words = kWords;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      typename Warp::template Lanes<uint32_t> a, b;
-      Warp::Each([&](int lane) {
-        a[lane] = sums_[lane].a[i];
-        b[lane] = sums_[lane].b[i];
-      });
-      Warp::SumOverRows(a);
-      Warp::SumOverRows(b);
-      Warp::Each([&](int lane) {
-        own_a[lane] = lane / 4 == i ? a[lane] : own_a[lane];
-        own_b[lane] = lane / 4 == i ? b[lane] : own_b[lane];
-      });
+    for (int distance = kLanes / 2; distance >= 4; distance /= 2) {
+      const int kept = words > 1 ? words / 2 : 1;
+#pragma unroll
+      for (int i = 0; i < kept; ++i) {
+        AddFrom(distance, &LaneSums::a, i, words - kept, sums);
+        AddFrom(distance, &LaneSums::b, i, words - kept, sums);
+      }
+      words = kept;
     }
     typename Warp::template Lanes<uint64_t> hashes;
     Warp::Each([&](int lane) {
+      // Of 16-bit weights two lanes have the same sums, in place of which one
+      // takes a lane of the checksum that is empty; those come behind.
+      const bool empty = kWords < 8 && lane / 4 % 2 != 0;
       const int number =
-          lane < 4 * kWords ? lane % 4 * kWords + lane / 4 : lane;
-      hashes[lane] =
-          LaneChecksum(static_cast<uint32_t>(number), own_a[lane], own_b[lane]);
+          lane % 4 * kWords + lane * kWords / kLanes + (empty ? kLanes / 2 : 0);
+      hashes[lane] = LaneChecksum(static_cast<uint32_t>(number),
+                                  empty ? 0 : sums[lane].a[0],
+                                  empty ? 0 : sums[lane].b[0]);
     });
     return Warp::Sum(hashes);
   }
@@ -84,9 +85,27 @@ class WarpChecksum {
     uint32_t b[kWords];
   };
 
+  using Sums = typename Warp::template Lanes<LaneSums>;
+
+  // Element `i` of an array becomes the sum of the lane's own and the other
+  // lane's, where lanes with that bit set keep element i + `upper`.
+  static GRAFT_WARP void AddFrom(int distance,
+                                 uint32_t (LaneSums::*array)[kWords], int i,
+                                 int upper, Sums& sums) {
+    typename Warp::template Lanes<uint32_t> given;
+    Warp::Each([&](int lane) {
+      uint32_t* const values = sums[lane].*array;
+      const bool keeps_upper = (lane & distance) != 0;
+      given[lane] = keeps_upper ? values[i] : values[i + upper];
+      values[i] = keeps_upper ? values[i + upper] : values[i];
+    });
+    Warp::Exchange(given, distance);
+    Warp::Each([&](int lane) { (sums[lane].*array)[i] += given[lane]; });
+  }
+
   const int blocks_across_;
   const int block_rows_;
-  typename Warp::template Lanes<LaneSums> sums_;
+  Sums sums_;
 };
 
 }  // namespace graft

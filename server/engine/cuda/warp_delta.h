@@ -117,10 +117,16 @@ struct Fragments {
   // Those that `view` begins with.
   GRAFT_WARP void Load(const FactorView& view) {
     Warp::Each([&](int lane) {
-      Warp::Load16(view.up + lane * 8, up[lane].v);
-      Warp::Load16(view.down + lane * 8, down[lane].v);
-      Warp::Load16(view.down + (kLanes + lane) * 8, down[lane].v + 4);
+      Load(lane, view.up + lane * 8, view.down + lane * 8);
     });
+  }
+
+  // One lane's, from where they begin.
+  GRAFT_WARP void Load(int lane, const uint16_t* from_up,
+                       const uint16_t* from_down) {
+    Warp::Load16(from_up, up[lane].v);
+    Warp::Load16(from_down, down[lane].v);
+    Warp::Load16(from_down + kLanes * 8, down[lane].v + 4);
   }
 };
 
@@ -224,23 +230,35 @@ GRAFT_WARP bool IsLowRank(const DeltaTerm& term) {
   return term.kind == DeltaTerm::Kind::kLowRank;
 }
 
-// P of one step of a term. `kLowRank`: which is a product.
-template <class Warp, bool kLowRank>
-GRAFT_WARP void MultiplyTerm(const DeltaTerm& term, const WarpStep& step,
-                             typename Warp::template Lanes<ProductSums>& p) {
-  if (kLowRank || IsLowRank(term)) {
-    MultiplyFactors<Warp>(term.first, step, p);
-  } else {
-    p = MultiplyRare<Warp>(term, step);
+// Adds to D of one step what the terms behind the first bring: coefficients in
+// float32, each with one fused operation, as on the CPU. `kProducts`: all of
+// them are products.
+template <class Warp, bool kProducts>
+GRAFT_WARP void AddTerms(
+    const DeltaTerm* terms, uint32_t count, const WarpStep& step,
+    typename Warp::template Lanes<LaneElements<float>>& d) {
+#pragma unroll 1
+  for (uint32_t n = 1; n < count; ++n) {
+    typename Warp::template Lanes<ProductSums> p;
+    if (kProducts || IsLowRank(terms[n])) {
+      MultiplyFactors<Warp>(terms[n].first, step, p);
+    } else {
+      p = MultiplyRare<Warp>(terms[n], step);
+    }
+    const float coefficient = terms[n].coefficient;
+    Warp::Each([&](int lane) {
+#pragma unroll
+      for (int i = 0; i < kLaneElements; ++i) {
+        d[lane].v[i] =
+            fmaf(coefficient, p[lane].v[PlaceInSums(i)], d[lane].v[i]);
+      }
+    });
   }
 }
 
-// D of one step: coefficients in float32, each with one fused operation, as on
-// the CPU. `kLowRank`: all terms are products. REQUIRES: count > 0.
-//
-// In two parts: what memory has to bring for the first term is asked for before
-// there is need of it.
-template <class Warp, bool kLowRank>
+// D of one step, of terms of any kind. In two parts: what memory has to bring
+// for the first term is asked for before there is need of it.
+template <class Warp>
 class TermSum {
  public:
   using Delta = typename Warp::template Lanes<LaneElements<float>>;
@@ -251,15 +269,15 @@ class TermSum {
   GRAFT_WARP uint32_t count() const { return count_; }
 
   GRAFT_WARP void Prefetch(const WarpStep& step) {
-    if (count_ > 0 && IsProduct()) {
+    if (count_ > 0 && IsLowRank(terms_[0])) {
       first_.Load(FactorView(terms_[0].first).At(step));
     }
   }
 
-  // REQUIRES: Prefetch(step) was called.
+  // REQUIRES: count() > 0, and Prefetch(step) was called.
   GRAFT_WARP void Compute(const WarpStep& step, Delta& d) {
     typename Warp::template Lanes<ProductSums> p;
-    if (IsProduct()) {
+    if (IsLowRank(terms_[0])) {
       MultiplyFactors<Warp>(FactorView(terms_[0].first).At(step), first_, p);
     } else {
       p = MultiplyRare<Warp>(terms_[0], step);
@@ -271,23 +289,10 @@ class TermSum {
         d[lane].v[i] = first * p[lane].v[PlaceInSums(i)];
       }
     });
-#pragma unroll 1
-    for (uint32_t n = 1; n < count_; ++n) {
-      MultiplyTerm<Warp, kLowRank>(terms_[n], step, p);
-      const float coefficient = terms_[n].coefficient;
-      Warp::Each([&](int lane) {
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) {
-          d[lane].v[i] =
-              fmaf(coefficient, p[lane].v[PlaceInSums(i)], d[lane].v[i]);
-        }
-      });
-    }
+    AddTerms<Warp, /*kProducts=*/false>(terms_, count_, step, d);
   }
 
  private:
-  GRAFT_WARP bool IsProduct() const { return kLowRank || IsLowRank(terms_[0]); }
-
   const DeltaTerm* const terms_;
   const uint32_t count_;
   Fragments<Warp> first_;

@@ -14,6 +14,7 @@
 #include "server/common/error.h"
 #include "server/common/log.h"
 #include "server/common/status_macros.h"
+#include "server/engine/device_lost.h"
 #include "server/engine/torch_status.h"
 #include "server/engine/weights/kernels/weight_bits.h"
 
@@ -291,10 +292,13 @@ absl::StatusOr<SwitchReport> AdapterSwitcher::Switch(AdapterSet next) {
     });
   }
   if (!status.ok()) {
-    // Else there is nothing to roll back, and on a GPU perhaps no memory for it.
+    // Then the weights are lost too, and so is the process.
+    if (IsDeviceLost(status)) return status;
+    // Else there is nothing to roll back, and on a GPU perhaps no memory for
+    // it.
     const bool written = std::any_of(work.done.begin(), work.done.end(),
                                      [](uint8_t done) { return done != 0; });
-    if (written) RollBack(std::move(work));
+    if (written) GRAFT_RETURN_IF_ERROR(RollBack(std::move(work)));
     GRAFT_LOG(kError,
               written ? "a switch failed and was rolled back"
                       : "a switch failed before it changed anything",
@@ -356,7 +360,7 @@ void AdapterSwitcher::CountMemory() noexcept {
 
 // ---- Failure ----------------------------------------------------------------
 
-void AdapterSwitcher::RestoreAll(const SwitchWork& failed) noexcept {
+absl::Status AdapterSwitcher::RestoreAll(const SwitchWork& failed) noexcept {
   // Tiles that were switched go back from their new state, the others from the
   // old one: but for these lists no memory is needed for either.
   SwitchWork done, rest;
@@ -372,14 +376,16 @@ void AdapterSwitcher::RestoreAll(const SwitchWork& failed) noexcept {
   done.ignore_drift = rest.ignore_drift = true;
   for (SwitchWork* const work : {&done, &rest}) {
     const absl::Status status = pass_->Run(*work);
+    if (IsDeviceLost(status)) return status;
     if (!status.ok()) {
-      // Nothing in it can fail. If it does, the weights are lost: a supervisor
-      // starts the process anew.
+      // Nothing else in it can fail. If it does, the weights are lost: a
+      // supervisor starts the process anew.
       GRAFT_LOG(kError, "cannot restore the base weights, giving up",
                 {{"error", std::string(status.message())}});
       std::abort();
     }
   }
+  return absl::OkStatus();
 }
 
 void AdapterSwitcher::ForgetState() noexcept {
@@ -392,9 +398,9 @@ void AdapterSwitcher::ForgetState() noexcept {
   CountMemory();
 }
 
-void AdapterSwitcher::RollBack(SwitchWork failed) {
+absl::Status AdapterSwitcher::RollBack(SwitchWork failed) {
+  GRAFT_RETURN_IF_ERROR(RestoreAll(failed));
   const Fault fault = std::exchange(fault_, nullptr);
-  RestoreAll(failed);
   AdapterSet former = current_;
   ForgetState();
   if (!former.empty()) {
@@ -402,12 +408,14 @@ void AdapterSwitcher::RollBack(SwitchWork failed) {
         [&]() -> absl::Status { return Switch(std::move(former)).status(); });
     // The former set cannot be merged again now (out of memory, say). The base
     // is resident, and current() says so: the next request switches from there.
+    if (IsDeviceLost(status)) return status;
     if (!status.ok()) {
       GRAFT_LOG(kError, "the former adapter set could not be merged again",
                 {{"error", std::string(status.message())}});
     }
   }
   fault_ = fault;
+  return absl::OkStatus();
 }
 
 absl::Status AdapterSwitcher::ForceBase() {

@@ -125,10 +125,11 @@ class AdapterSwitcher {
   // Takes over what was written. Nothing in it can fail.
   void Commit(AdapterSet next, SwitchPlan plan, StagedMap staged,
               std::string text_encoder_state) noexcept;
-  // After a pass that failed: the former set, or the base.
-  void RollBack(SwitchWork failed);
-  // W0 everywhere. Ends the process where that cannot be had.
-  void RestoreAll(const SwitchWork& failed) noexcept;
+  // After a pass that failed: the former set, or the base. An error only if
+  // IsDeviceLost().
+  absl::Status RollBack(SwitchWork failed);
+  // W0 everywhere; the same. Else it ends the process where that cannot be had.
+  absl::Status RestoreAll(const SwitchWork& failed) noexcept;
   void ForgetState() noexcept;
   void Keep(Parameter& parameter, at::Tensor copy) noexcept;
   void DropCopy(Parameter& parameter) noexcept;
