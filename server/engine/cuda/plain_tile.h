@@ -25,6 +25,8 @@ struct PlainScratch {
   Quad weights[kWarpTileElements * sizeof(Bits) / sizeof(Quad)];
   LogScratch<Bits> log;  // the old one, then the new one
 };
+static_assert(sizeof(PlainScratch<uint16_t>) == 6 * 1024);
+static_assert(sizeof(PlainScratch<uint32_t>) == 10 * 1024);
 
 // Both factors of a product, as each lane reads them for the steps of one tile.
 template <class Warp>

@@ -20,6 +20,9 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // How many blocks a processor shall have, the more the fewer registers are left
 // for each: as many as the plain kernels have enough registers for, and a few
 // more for the general one, as warps hide the latency of memory.
+// The memory that they share is enough for that on an sm_80 or sm_90; the 100
+// kB of an sm_86 or sm_89 are for four of the plain kernels' with 16-bit
+// weights.
 template <class Bits, bool kSums>
 constexpr unsigned kPlainBlocks = sizeof(Bits) == 2 && !kSums ? 6 : 4;
 template <class Bits>

@@ -10,11 +10,10 @@
 // The codes are those of undo_codec.h, with -8 too, + 8. A tile's log: codes
 // eight to a word, in the order of steps, lanes and the lanes' own
 // (lane_codec.h); then the exceptions, in the order of steps; each of the two
-// in whole quads. A tile with more than kMaxExceptions of them is kept raw: all
-// W0, each row of a lane's elements side by side.
+// in whole quads. A tile with more exceptions than LogScratch has room for is
+// kept raw: all W0, each row of a lane's elements side by side.
 namespace graft {
 
-inline constexpr uint32_t kMaxExceptions = 255;
 inline constexpr uint32_t kCodesPerWord = 8;
 
 // 16 bytes, moved at once.
@@ -34,6 +33,11 @@ struct LogException {
 // the codes.
 template <class Bits>
 struct alignas(16) LogScratch {
+  // A kilobyte with their number: how many warps share a processor depends on
+  // this memory.
+  static constexpr uint32_t kMaxExceptions =
+      1024 / sizeof(LogException<Bits>) - 1;
+
   uint32_t codes[kWarpTileElements / kCodesPerWord];
   LogException<Bits> exceptions[kMaxExceptions];
   uint32_t num_exceptions;
@@ -106,8 +110,9 @@ class WarpLogReader {
         raw ? uint32_t{kWarpTileElements * sizeof(Bits)}
             : LogBytes<Bits>(record.num_codes, record.num_exceptions);
     if (record.num_codes > kWarpTileElements ||
-        record.num_exceptions > kMaxExceptions || bytes > capacity ||
-        record.offset > capacity - bytes || record.offset % sizeof(Quad) != 0) {
+        record.num_exceptions > LogScratch<Bits>::kMaxExceptions ||
+        bytes > capacity || record.offset > capacity - bytes ||
+        record.offset % sizeof(Quad) != 0) {
       return;
     }
     const uint8_t* const data = memory + record.offset;
@@ -273,7 +278,7 @@ class WarpLogWriter {
     static_assert(sizeof(scratch_) <= kRawBytes);  // any that is not raw
     const uint32_t num_exceptions = scratch_.num_exceptions;
     TileRecord record;
-    if (num_exceptions <= kMaxExceptions) {
+    if (num_exceptions <= LogScratch<Bits>::kMaxExceptions) {
       record.kind = TileRecord::Kind::kLog;
       record.num_codes = num_codes_;
       record.num_exceptions = static_cast<uint16_t>(num_exceptions);
@@ -304,7 +309,7 @@ class WarpLogWriter {
   // room are counted all the same.
   GRAFT_WARP void Except(int number, int lane, int element, uint32_t w0) {
     const uint32_t at = Warp::Claim(&scratch_.num_exceptions);
-    if (at >= kMaxExceptions) return;
+    if (at >= LogScratch<Bits>::kMaxExceptions) return;
     scratch_.exceptions[at] = {
         static_cast<Bits>(number * kStepElements + lane * kLaneElements +
                           element),
