@@ -207,15 +207,17 @@ absl::Status AdapterCache::CheckRoom(absl::Span<const PreparedAdapterPtr> held,
     }
   }
   if (together + pinned <= device_->limit()) return absl::OkStatus();
-  return Error(
-      ErrorReason::kAdapterCacheFull,
-      absl::StrCat("the request's adapters take ", together,
-                   " bytes on the device together, and this server keeps ",
-                   device_->limit(), " for adapters, ", pinned,
-                   " of which others are pinned in; name fewer adapters, unpin "
-                   "some, or raise --max_adapter_device_bytes"),
-      {{"wanted_bytes", absl::StrCat(together)},
-       {"limit_bytes", absl::StrCat(device_->limit())}});
+  const std::string taken =
+      pinned == 0 ? "" : absl::StrCat(", of which pinned ones take ", pinned);
+  return Error(ErrorReason::kAdapterCacheFull,
+               absl::StrCat("the request's adapters take ", together,
+                            " bytes on the device, and this server keeps ",
+                            device_->limit(), " for adapters", taken,
+                            "; name fewer adapters, ",
+                            pinned == 0 ? "" : "unpin others, ",
+                            "or raise --max_adapter_device_bytes"),
+               {{"wanted_bytes", absl::StrCat(together)},
+                {"limit_bytes", absl::StrCat(device_->limit())}});
 }
 
 int64_t AdapterCache::KnownBytes(const AdapterContent& content) const {
