@@ -142,9 +142,10 @@ bool RequestLoader::MustGiveWay(
       clock_->Now() - first_->full_since < options_.ageing) {
     return false;
   }
+  const std::vector<AdapterChoice>& wanted = first_->choices;
   return std::any_of(
-      choices.begin(), choices.end(), [this](const AdapterChoice& choice) {
-        return std::none_of(first_->choices.begin(), first_->choices.end(),
+      choices.begin(), choices.end(), [&wanted](const AdapterChoice& choice) {
+        return std::none_of(wanted.begin(), wanted.end(),
                             [&choice](const AdapterChoice& other) {
                               return other.name == choice.name;
                             });
