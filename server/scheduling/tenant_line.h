@@ -1,8 +1,8 @@
 #ifndef GRAFT_SERVER_SCHEDULING_TENANT_LINE_H_
 #define GRAFT_SERVER_SCHEDULING_TENANT_LINE_H_
 
-#include <cstddef>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>

@@ -173,6 +173,50 @@ TEST_F(MetricsTest, TellsRoutersWhichAdaptersRunAndWait) {
   waiting.join();
 }
 
+TEST(LoadingMetricsTest, TellsWhoseAdaptersAreBeingLoaded) {
+  InProcessDaemon daemon([](DaemonOptions& options) {
+    options.metrics_listen = "127.0.0.1:0";
+    options.autoload = true;
+  });
+  daemon.adapter_dir().Write("ink.safetensors", TinyLoraFile());
+  daemon.engine().Block(FakeEngine::Call::kPrepare);
+  GraftClient client({.server = daemon.address()});
+  std::thread loading([&client] {
+    v1::GenerateImageRequest request;
+    request.set_steps(1);
+    request.add_adapters()->set_name("ink");
+    EXPECT_TRUE(
+        client.Generate(request, [](const v1::GenerateImageResponse&) {}).ok());
+  });
+  ASSERT_TRUE(daemon.engine().WaitUntilBlocked(FakeEngine::Call::kPrepare));
+  const std::string metrics = Scrape(daemon.daemon().metrics_port());
+  EXPECT_THAT(metrics, HasSubstr("graft_requests_loading 1\n"));
+  EXPECT_THAT(metrics, HasSubstr("waiting_lora_adapters=\"ink\"} 1"));
+  const auto load = client.GetLoad();
+  ASSERT_TRUE(load.ok());
+  EXPECT_EQ(load->loading_requests(), 1u);
+  daemon.engine().Unblock(FakeEngine::Call::kPrepare);
+  loading.join();
+}
+
+TEST(DaemonMetricsTest, CountsWaitsThatWereInVainAndNoStepsThatWereNotMade) {
+  DaemonMetrics metrics;
+  ASSERT_THAT(metrics.Listen("127.0.0.1:0"), IsOk());
+  const RpcHooks hooks = metrics.Count(DefaultRpcHooks());
+  const absl::Status late = Error(ErrorReason::kDeadlineInQueue, "late");
+  GenerationSummary summary;
+  hooks.on_generated(late, summary);  // refused, so that it has not waited
+  summary.timings.queue = absl::Seconds(20);
+  hooks.on_generated(late, summary);
+  hooks.on_generated(Error(ErrorReason::kClientCancelled, "gone"), summary);
+  metrics.OnStep({});
+  const std::string text = Scrape(metrics.port());
+  EXPECT_THAT(text, HasSubstr("graft_queue_time_seconds_count 1\n"));
+  EXPECT_THAT(text, HasSubstr("graft_images_total 0\n"));
+  EXPECT_THAT(text,
+              HasSubstr("graft_adapter_switches_total{kind=\"none\"} 0\n"));
+}
+
 // A label must not have any number of values.
 TEST_F(MetricsTest, NamesOfAdaptersInLabelsAreBounded) {
   DaemonMetrics metrics;
