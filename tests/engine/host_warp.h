@@ -103,11 +103,6 @@ struct HostWarp {
     }
     return sum;
   }
-  static void Exchange(Lanes<uint32_t>& x, int bit) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if ((lane & bit) == 0) std::swap(x[lane], x[lane ^ bit]);
-    }
-  }
   static uint64_t Sum(const Lanes<uint64_t>& x) {
     uint64_t sum = 0;
     for (const uint64_t value : x.value) sum += value;

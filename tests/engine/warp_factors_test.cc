@@ -44,7 +44,7 @@ TEST(WarpFactorsTest, SplittingLosesLittle) {
     for (int row = 0; row < kRows; row += kStepRows) {
       for (int col = 0; col < kCols; col += kStepCols) {
         const WarpStep step{row, col, kRows, kCols};
-        HostWarp::Lanes<LaneElements<float>> d;
+        HostWarp::Lanes<LaneDelta> d;
         TermSum<HostWarp> sum(&term, 1);
         sum.Prefetch(step);
         sum.Compute(step, d);
@@ -52,7 +52,7 @@ TEST(WarpFactorsTest, SplittingLosesLittle) {
           for (int i = 0; i < kLaneElements; ++i) {
             const int r = step.RowOf(lane, i), c = step.ColOf(lane, i);
             if (r >= kRows || c >= kCols) {
-              EXPECT_EQ(d[lane].v[i], 0);
+              EXPECT_EQ(d[lane].p[i], 0);
               continue;
             }
             double exact = 0, size = 0;
@@ -62,7 +62,7 @@ TEST(WarpFactorsTest, SplittingLosesLittle) {
               exact += product;
               size += std::abs(product);
             }
-            worst = std::max(worst, std::abs(d[lane].v[i] - exact) / size);
+            worst = std::max(worst, std::abs(d[lane].p[i] - exact) / size);
           }
         }
       }

@@ -1,6 +1,7 @@
 #ifndef GRAFT_SERVER_ENGINE_CUDA_LANE_CODEC_H_
 #define GRAFT_SERVER_ENGINE_CUDA_LANE_CODEC_H_
 
+#include <cmath>
 #include <cstdint>
 
 #include "server/engine/cuda/warp_delta.h"
@@ -83,22 +84,23 @@ class LaneCodec<Weight, 2> {
   }
 
   // W0 + D, rounded.
-  static GRAFT_WARP void Add(const Words& w0, const float* d, Words& merged) {
+  static GRAFT_WARP void Add(const Words& w0, const LaneDelta& d,
+                             Words& merged) {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
-      merged.v[w] =
-          Weight::RoundPair(Weight::WidenLow(w0.v[w]) + d[2 * w],
-                            Weight::WidenHigh(w0.v[w]) + d[2 * w + 1]);
+      merged.v[w] = Weight::RoundPair(
+          fmaf(d.c, d.p[2 * w], Weight::WidenLow(w0.v[w])),
+          fmaf(d.c, d.p[2 * w + 1], Weight::WidenHigh(w0.v[w])));
     }
   }
 
   // Merged weights become R; returns which of them are candidates.
-  static GRAFT_WARP uint32_t Subtract(const float* d, Words& words) {
+  static GRAFT_WARP uint32_t Subtract(const LaneDelta& d, Words& words) {
     uint32_t candidates = 0;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const uint32_t merged = words.v[w];
-      words.v[w] = Without(merged, d + 2 * w);
+      words.v[w] = Without(merged, d, w);
       candidates |= Compare(merged, words.v[w]) & kBits << w;
     }
     return candidates;
@@ -136,19 +138,18 @@ class LaneCodec<Weight, 2> {
   // The codes of W0, with those in `valid` alone. What no code can say is
   // handed to `except(element, bits of W0)`.
   template <class Except>
-  static GRAFT_WARP LaneCodes Encode(const Words& w0, const float* d,
+  static GRAFT_WARP LaneCodes Encode(const Words& w0, const LaneDelta& d,
                                      const Words& merged, uint32_t valid,
                                      const Except& except) {
     uint32_t candidates = 0, misfits = 0;
-    uint32_t distance[kWords];  // in each half, + kNone
+    // Of W0 from R, in each half; of a candidate + 8, as its code.
+    uint32_t distance[kWords];
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
-      const uint32_t r = Without(merged.v[w], d + 2 * w);
+      const uint32_t r = Without(merged.v[w], d, w);
       const uint32_t here = Compare(merged.v[w], r);
       candidates |= here & kBits << w;
-      // The highest bit is there if the signs are the same, and then nothing is
-      // borrowed from the other half.
-      distance[w] = (w0.v[w] ^ (~r & kSigns)) - (r & kMagnitudes) + 0x00080008u;
+      distance[w] = w0.v[w] - r + (here & 0x00080008u);
       misfits |= Misfits(distance[w], here);
     }
     candidates &= valid;
@@ -157,7 +158,7 @@ class LaneCodec<Weight, 2> {
       for (int w = 0; w < kWords; ++w) {
         const uint32_t here = candidates >> w & kBits;
         if (Misfits(distance[w], here * 0xffffu) == 0) continue;
-        const uint32_t r = Without(merged.v[w], d + 2 * w);
+        const uint32_t r = Without(merged.v[w], d, w);
         uint32_t exact = 0;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -168,7 +169,7 @@ class LaneCodec<Weight, 2> {
           if (!fits && (valid >> (w + shift) & 1u) != 0) {
             except(2 * w + half, w0.v[w] >> shift & 0xffffu);
           }
-          // A code of 0 cannot disturb the other half.
+          // A distance of 0 cannot disturb the other half.
           exact |= (fits ? far : 8u) << shift;
         }
         distance[w] = exact;
@@ -179,10 +180,10 @@ class LaneCodec<Weight, 2> {
     for (int w = 0; w < kWords; ++w) {
       uint32_t& stream = streams[w / (kWords / 2)];
       if ((candidates >> w & 1u) != 0) {
-        stream = stream * 16 + (distance[w] & 15u);
+        stream = stream * 16 + (distance[w] & 0xffffu);
       }
       if ((candidates >> (w + 16) & 1u) != 0) {
-        stream = stream * 16 + (distance[w] >> 16 & 15u);
+        stream = stream * 16 + (distance[w] >> 16);
       }
     }
     LaneCodes codes;
@@ -193,9 +194,6 @@ class LaneCodec<Weight, 2> {
   }
 
  private:
-  static constexpr uint32_t kSigns = 0x80008000u;
-  static constexpr uint32_t kNone = 0x80088008u;  // W0 is R
-  static constexpr uint32_t kMagnitudes = 0x7fff7fffu;
   static constexpr uint32_t kExponents = Weight::kExponent * 0x00010001u;
   static constexpr uint32_t kBits = 0x00010001u;  // of the first word's halves
   static constexpr uint32_t kFirstRow = 0x000f000fu;
@@ -204,9 +202,12 @@ class LaneCodec<Weight, 2> {
     return static_cast<uint32_t>(static_cast<int32_t>(stream) >> 28);
   }
 
-  static GRAFT_WARP uint32_t Without(uint32_t merged, const float* d) {
-    return Weight::RoundPair(Weight::WidenLow(merged) - d[0],
-                             Weight::WidenHigh(merged) - d[1]);
+  // R of word `w`.
+  static GRAFT_WARP uint32_t Without(uint32_t merged, const LaneDelta& d,
+                                     int w) {
+    return Weight::RoundPair(
+        fmaf(-d.c, d.p[2 * w], Weight::WidenLow(merged)),
+        fmaf(-d.c, d.p[2 * w + 1], Weight::WidenHigh(merged)));
   }
 
   static GRAFT_WARP uint32_t Compare(uint32_t merged, uint32_t r) {
@@ -214,12 +215,12 @@ class LaneCodec<Weight, 2> {
   }
 
   // Nonzero if no code can say one of the distances: of a candidate, beyond
-  // [-8, 7]; else any. Where the signs differ one looks as if it could be said
-  // only if W0 or R is no number, which no candidate is. So a half that borrows
-  // from the other, or carries into it, is one itself, and that the other may
+  // [-8, 7]; else any. Modulo 2^16 one looks as if it could be said only if W0
+  // or R is no number, which no candidate is. So a low half that borrows from
+  // the other, or carries into it, is a misfit itself, and that the other may
   // seem to be one, or to be none, does not matter.
   static GRAFT_WARP uint32_t Misfits(uint32_t distance, uint32_t candidates) {
-    return (distance ^ kNone) & ~(candidates & 0x000f000fu);
+    return distance & ~(candidates & 0x000f000fu);
   }
 };
 
@@ -245,20 +246,24 @@ class LaneCodec<Weight, 4> {
     }
   }
 
-  static GRAFT_WARP void Add(const Words& w0, const float* d, Words& merged) {
+  static GRAFT_WARP void Add(const Words& w0, const LaneDelta& d,
+                             Words& merged) {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
-      merged.v[w] = Weight::Round(Weight::Widen(w0.v[w]) + d[w]);
+      merged.v[w] = Weight::Round(Weight::Widen(w0.v[w]) + d.c * d.p[w]);
     }
   }
 
-  static GRAFT_WARP uint32_t Subtract(const float* d, Words& words) {
+  static GRAFT_WARP uint32_t Subtract(const LaneDelta& d, Words& words) {
     uint32_t candidates = 0;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const uint32_t merged = words.v[w];
-      words.v[w] = Weight::Round(Weight::Widen(merged) - d[w]);
-      if (IsCandidate<Weight>(merged, words.v[w], d[w])) candidates |= 1u << w;
+      const float change = d.c * d.p[w];
+      words.v[w] = Weight::Round(Weight::Widen(merged) - change);
+      if (IsCandidate<Weight>(merged, words.v[w], change)) {
+        candidates |= 1u << w;
+      }
     }
     return candidates;
   }
@@ -274,16 +279,17 @@ class LaneCodec<Weight, 4> {
   }
 
   template <class Except>
-  static GRAFT_WARP LaneCodes Encode(const Words& w0, const float* d,
+  static GRAFT_WARP LaneCodes Encode(const Words& w0, const LaneDelta& d,
                                      const Words& merged, uint32_t valid,
                                      const Except& except) {
     LaneCodes codes;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       if ((valid >> w & 1u) == 0) continue;
-      const uint32_t r = Weight::Round(Weight::Widen(merged.v[w]) - d[w]);
+      const float change = d.c * d.p[w];
+      const uint32_t r = Weight::Round(Weight::Widen(merged.v[w]) - change);
       const uint32_t distance = w0.v[w] - r + 8u;
-      const bool candidate = IsCandidate<Weight>(merged.v[w], r, d[w]);
+      const bool candidate = IsCandidate<Weight>(merged.v[w], r, change);
       if (candidate) {
         codes.bits |= uint64_t{distance & 15u} << (codes.count++ * 4);
       }

@@ -95,7 +95,7 @@ class TileFactors {
 template <class Warp, bool kSums>
 class TileSum {
  public:
-  using Delta = typename Warp::template Lanes<LaneElements<float>>;
+  using Delta = typename Warp::template Lanes<LaneDelta>;
 
   GRAFT_WARP TileSum(const DeltaTerm* terms, uint32_t count,
                      const WarpStep& tile)
@@ -118,12 +118,7 @@ class TileSum {
     typename Warp::template Lanes<ProductSums> p;
     factors_.Multiply(number, first_, p);
     if (number + 1 < kStepsPerTile) factors_.Load(number + 1, first_);
-    Warp::Each([&](int lane) {
-#pragma unroll
-      for (int i = 0; i < kLaneElements; ++i) {
-        d[lane].v[i] = coefficient_ * p[lane].v[PlaceInSums(i)];
-      }
-    });
+    Warp::Each([&](int lane) { d[lane] = FromSums(coefficient_, p[lane]); });
     if constexpr (kSums) {
       AddTerms<Warp, /*kProducts=*/true>(terms_, count_, step, d);
     }
@@ -144,7 +139,7 @@ class PlainTile {
   using Bits = typename Weight::Bits;
   using Codec = LaneCodec<Weight>;
   using Words = typename Warp::template Lanes<typename Codec::Words>;
-  using Floats = typename Warp::template Lanes<LaneElements<float>>;
+  using Deltas = typename Warp::template Lanes<LaneDelta>;
   using Masks = typename Warp::template Lanes<uint32_t>;
 
   // REQUIRES: IsWhole().
@@ -155,8 +150,7 @@ class PlainTile {
         parameter_(parameter),
         tile_(tile),
         scratch_(scratch),
-        corner_(FirstStep(parameter, tile)),
-        sums_(kWarpTileRows, kWarpTileCols) {
+        corner_(FirstStep(parameter, tile)) {
     Warp::Each([&](int lane) { place_[lane] = corner_.PlaceOf(lane, 0); });
   }
 
@@ -260,13 +254,13 @@ class PlainTile {
     Warp::Sync();
 #pragma unroll 1
     for (int number = 0; number < kStepsPerTile; ++number) {
-      Floats d;
+      Deltas d;
       delta.Compute(number, Step(number), d);
       Words words;
       GetStep<Warp>(Staged(number), words);
       Masks candidates;
       Warp::Each([&](int lane) {
-        candidates[lane] = Codec::Subtract(d[lane].v, words[lane]);
+        candidates[lane] = Codec::Subtract(d[lane], words[lane]);
       });
       log.template Apply<Codec>(candidates, words);
       PutStep<Warp>(words, Staged(number));
@@ -292,13 +286,13 @@ class PlainTile {
     for (int number = 0; number < kStepsPerTile; ++number) {
       Words w0;
       GetStep<Warp>(Staged(number), w0);
-      sums_.Add(RowInTile(number), ColInTile(number), w0);
+      sums_.Add(w0);
       if (delta.count() == 0) continue;
-      Floats d;
+      Deltas d;
       delta.Compute(number, Step(number), d);
       Words merged;
       Warp::Each(
-          [&](int lane) { Codec::Add(w0[lane], d[lane].v, merged[lane]); });
+          [&](int lane) { Codec::Add(w0[lane], d[lane], merged[lane]); });
       PutStep<Warp>(merged, Staged(number));
       if (logs) {
         log.Add(number, w0, d, merged, [](int) { return ~0u; });

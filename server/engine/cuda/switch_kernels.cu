@@ -160,10 +160,6 @@ struct DeviceWarp {
     return __shfl_sync(kAllLanes, sum, kLanes - 1);
   }
 
-  static __device__ __forceinline__ void Exchange(Lanes<uint32_t>& x, int bit) {
-    x.value = __shfl_xor_sync(kAllLanes, x.value, bit);
-  }
-
   static __device__ __forceinline__ uint64_t Sum(const Lanes<uint64_t>& x) {
     uint64_t sum = x.value;
 #pragma unroll
@@ -239,7 +235,7 @@ __global__ void __launch_bounds__(kThreads)
   step.col = static_cast<int>(number % across) * kStepCols;
   step.rows = static_cast<int>(rows);
   step.cols = static_cast<int>(cols);
-  DeviceWarp::Lanes<LaneElements<float>> d;
+  DeviceWarp::Lanes<LaneDelta> d;
   TermSum<DeviceWarp> sum(terms, count);
   sum.Prefetch(step);
   sum.Compute(step, d);
@@ -248,7 +244,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kLaneElements; ++i) {
     if ((valid >> i & 1u) != 0) {
-      delta[step.PlaceOf(lane, i)] = d.value.v[i];
+      delta[step.PlaceOf(lane, i)] = d.value.c * d.value.p[i];
     }
   }
 }

@@ -36,9 +36,12 @@ inline constexpr int kStepCols = 32;
 inline constexpr int kStepElements = kStepRows * kStepCols;
 inline constexpr int kLaneElements = kStepElements / kLanes;
 
-template <class T>
-struct LaneElements {
-  T v[kLaneElements];
+// D of a lane's elements: c * p. It is not multiplied out: adding it to a
+// weight of 16 bits is one fused operation. Of one term c is the coefficient,
+// else 1.
+struct LaneDelta {
+  float c;
+  float p[kLaneElements];
 };
 
 struct UpFragment {
@@ -172,6 +175,14 @@ GRAFT_WARP constexpr int PlaceInSums(int element) {
   return element % 8 / 2 * 4 + element / 8 * 2 + element % 2;
 }
 
+GRAFT_WARP LaneDelta FromSums(float coefficient, const ProductSums& sums) {
+  LaneDelta delta;
+  delta.c = coefficient;
+#pragma unroll
+  for (int i = 0; i < kLaneElements; ++i) delta.p[i] = sums.v[PlaceInSums(i)];
+  return delta;
+}
+
 GRAFT_WARP float WidenFactor(FactorFormat format, const void* data, int64_t i) {
   if (format == FactorFormat::kFloat32) {
     return static_cast<const float*>(data)[i];
@@ -234,9 +245,15 @@ GRAFT_WARP bool IsLowRank(const DeltaTerm& term) {
 // float32, each with one fused operation, as on the CPU. `kProducts`: all of
 // them are products.
 template <class Warp, bool kProducts>
-GRAFT_WARP void AddTerms(
-    const DeltaTerm* terms, uint32_t count, const WarpStep& step,
-    typename Warp::template Lanes<LaneElements<float>>& d) {
+GRAFT_WARP void AddTerms(const DeltaTerm* terms, uint32_t count,
+                         const WarpStep& step,
+                         typename Warp::template Lanes<LaneDelta>& d) {
+  if (count < 2) return;
+  Warp::Each([&](int lane) {
+#pragma unroll
+    for (int i = 0; i < kLaneElements; ++i) d[lane].p[i] *= d[lane].c;
+    d[lane].c = 1;
+  });
 #pragma unroll 1
   for (uint32_t n = 1; n < count; ++n) {
     typename Warp::template Lanes<ProductSums> p;
@@ -249,8 +266,8 @@ GRAFT_WARP void AddTerms(
     Warp::Each([&](int lane) {
 #pragma unroll
       for (int i = 0; i < kLaneElements; ++i) {
-        d[lane].v[i] =
-            fmaf(coefficient, p[lane].v[PlaceInSums(i)], d[lane].v[i]);
+        d[lane].p[i] =
+            fmaf(coefficient, p[lane].v[PlaceInSums(i)], d[lane].p[i]);
       }
     });
   }
@@ -261,7 +278,7 @@ GRAFT_WARP void AddTerms(
 template <class Warp>
 class TermSum {
  public:
-  using Delta = typename Warp::template Lanes<LaneElements<float>>;
+  using Delta = typename Warp::template Lanes<LaneDelta>;
 
   GRAFT_WARP TermSum(const DeltaTerm* terms, uint32_t count)
       : terms_(terms), count_(count) {}
@@ -283,12 +300,7 @@ class TermSum {
       p = MultiplyRare<Warp>(terms_[0], step);
     }
     const float first = terms_[0].coefficient;
-    Warp::Each([&](int lane) {
-#pragma unroll
-      for (int i = 0; i < kLaneElements; ++i) {
-        d[lane].v[i] = first * p[lane].v[PlaceInSums(i)];
-      }
-    });
+    Warp::Each([&](int lane) { d[lane] = FromSums(first, p[lane]); });
     AddTerms<Warp, /*kProducts=*/false>(terms_, count_, step, d);
   }
 

@@ -16,7 +16,6 @@
 //   ScanExclusive(x)         sums of the lanes before each; returns the sum of
 //                            all
 //   Sum(x)                   over all lanes
-//   Exchange(x, bit)         each lane gets what lane ^ bit has
 //   CountLanes(x)            of which it is true
 //   Or(word, bits)           in the warp's scratch, whoever comes first
 //   Claim(counter)           there too: adds one; returns what was there before

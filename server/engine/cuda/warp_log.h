@@ -240,10 +240,13 @@ class WarpLogWriter {
 
   // Where nothing is written there are zeros.
   GRAFT_WARP void Clear() {
+    constexpr int kLaneQuads =
+        int{sizeof(scratch_.codes)} / int{sizeof(Quad)} / kLanes;
+    static_assert(sizeof(scratch_.codes) == kLaneQuads * kLanes * sizeof(Quad));
     Warp::Each([&](int lane) {
-      for (uint32_t i = static_cast<uint32_t>(lane);
-           i < QuadsFor(sizeof(scratch_.codes)); i += kLanes) {
-        scratch_.quads()[i] = {};
+#pragma unroll
+      for (int i = 0; i < kLaneQuads; ++i) {
+        scratch_.quads()[i * kLanes + lane] = {};
       }
       if (lane == 0) scratch_.num_exceptions = 0;
     });
@@ -251,14 +254,14 @@ class WarpLogWriter {
 
   // Adds step `number`, which is the next one: its W0, D and what it becomes.
   // `valid(lane)`: the mask of the elements that lie in the parameter.
-  template <class Words, class Floats, class Valid>
-  GRAFT_WARP void Add(int number, const Words& w0, const Floats& d,
+  template <class Words, class Deltas, class Valid>
+  GRAFT_WARP void Add(int number, const Words& w0, const Deltas& d,
                       const Words& merged, const Valid& valid) {
     typename Warp::template Lanes<LaneCodes> codes;
     typename Warp::template Lanes<uint32_t> before;
     Warp::Each([&](int lane) {
       codes[lane] = LaneCodec<Weight>::Encode(
-          w0[lane], d[lane].v, merged[lane], valid(lane),
+          w0[lane], d[lane], merged[lane], valid(lane),
           [&](int element, uint32_t bits) {
             Except(number, lane, element, bits);
           });

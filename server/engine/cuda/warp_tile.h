@@ -31,7 +31,7 @@ class WarpTile {
   using Bits = typename Weight::Bits;
   using Codec = LaneCodec<Weight>;
   using Words = typename Warp::template Lanes<typename Codec::Words>;
-  using Floats = typename Warp::template Lanes<LaneElements<float>>;
+  using Deltas = typename Warp::template Lanes<LaneDelta>;
   using Masks = typename Warp::template Lanes<uint32_t>;
 
   GRAFT_WARP WarpTile(const SwitchLaunch& launch,
@@ -59,7 +59,6 @@ class WarpTile {
                    writes_ ? parameter.num_new_terms : 0),
         step_(corner_),
         old_log_(scratch.old_log),
-        sums_(rows_, cols_),
         new_log_(scratch.new_log) {
     Warp::Each([&](int lane) { place_[lane] = corner_.PlaceOf(lane, 0); });
   }
@@ -129,7 +128,7 @@ class WarpTile {
         StoreRaw(number, words, raw);
         return;
       }
-      sums_.Add(step_.row - corner_.row, step_.col - corner_.col, words);
+      sums_.Add(words);
     }
     if (writes_) {
       Merge(number, words);
@@ -226,13 +225,13 @@ class WarpTile {
       });
       return;
     }
-    Floats d;
+    Deltas d;
     old_delta_.Compute(step_, d);
     new_delta_.Prefetch(step_);  // comes while what follows is computed
     Masks candidates;
     Warp::Each([&](int lane) {
       candidates[lane] =
-          Codec::Subtract(d[lane].v, words[lane]) & ValidMask(lane);
+          Codec::Subtract(d[lane], words[lane]) & ValidMask(lane);
     });
     old_log_.template Apply<Codec>(candidates, words);
     old_log_.Patch(number, words, room);
@@ -268,11 +267,10 @@ class WarpTile {
       PutStep<Warp>(w0, Staged(number));
       return;
     }
-    Floats d;
+    Deltas d;
     new_delta_.Compute(step_, d);
     Words merged;
-    Warp::Each(
-        [&](int lane) { Codec::Add(w0[lane], d[lane].v, merged[lane]); });
+    Warp::Each([&](int lane) { Codec::Add(w0[lane], d[lane], merged[lane]); });
     PutStep<Warp>(merged, Staged(number));
     if (!logs_) return;
     new_log_.Add(number, w0, d, merged,

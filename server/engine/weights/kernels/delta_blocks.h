@@ -2,6 +2,7 @@
 #define GRAFT_SERVER_ENGINE_WEIGHTS_KERNELS_DELTA_BLOCKS_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "server/engine/weights/kernels/switch_tile.h"
 #include "server/engine/weights/kernels/weight_bits.h"
@@ -53,22 +54,24 @@ inline const void* DownPanel(const LowRankFactors& factors, int64_t panel) {
   return static_cast<const uint16_t*>(factors.down) + panel * size;
 }
 
-// D of a block that lies in memory, row by row.
+// D = c * p of a block that lies in memory, row by row. It is not multiplied
+// out: adding it to a weight of 16 bits is one fused operation.
 template <class Isa>
 struct StoredDelta {
-  const float* d;
+  float c;
+  const float* p;
   GRAFT_INLINE typename Isa::DeltaRow Row(int i) const {
-    return Isa::LoadRow(d + i * kBlockCols);
+    return Isa::Scaled(c, Isa::LoadRow(p + i * kBlockCols));
   }
 };
 
-// c * product of a block that lies in memory, row by row.
-template <class Isa>
-struct StagedDelta {
-  const float* product;
+// The same of a product that lies wherever an Isa keeps it.
+template <class Isa, class Sums>
+struct ProductDelta {
   float c;
+  const Sums& p;
   GRAFT_INLINE typename Isa::DeltaRow Row(int i) const {
-    return Isa::ScaleRow(c, Isa::LoadRow(product + i * kBlockCols));
+    return Isa::Scaled(c, p.Row(i));
   }
 };
 
@@ -120,8 +123,8 @@ class DeltaBlocks {
       const LowRankFactors& factors = terms_[0].first;
       if constexpr (Isa::kStagedBlocks > 0) {
         if (factors.format == FactorFormat::kBFloat16Tiles) {
-          rows(StagedDelta<Isa>{Staged(factors, col / kBlockCols),
-                                terms_[0].coefficient});
+          rows(StoredDelta<Isa>{terms_[0].coefficient,
+                                Staged(factors, col / kBlockCols)});
           return;
         }
       }
@@ -129,48 +132,52 @@ class DeltaBlocks {
           factors.format, factors.rank, scratch_.up_panels[first_panel_],
           DownPanel(factors, col / kBlockCols),
           [&](auto& sums) __attribute__((always_inline)) {
-            sums.Scale(terms_[0].coefficient);
-            rows(sums);
+            rows(ProductDelta<Isa, std::remove_reference_t<decltype(sums)>>{
+                terms_[0].coefficient, sums});
           });
       return;
     }
-    alignas(64) float d[kBlockSize];
-    Fill(col, d);
-    rows(StoredDelta<Isa>{d});
+    alignas(64) float p[kBlockSize];
+    const float c = Fill(col, p);
+    rows(StoredDelta<Isa>{c, p});
   }
 
-  // `d`: [8][32].
-  void Fill(int64_t col, float* d) {
+  // D is what is returned times `d`, [8][32]: of one term the coefficient, else
+  // 1.
+  float Fill(int64_t col, float* d) {
+    const bool alone = terms_.size() == 1;
     bool add = false;
     int index = first_panel_;
     for (const DeltaTerm& term : terms_) {
+      const float c = alone ? 1 : term.coefficient;
       switch (term.kind) {
         case DeltaTerm::Kind::kLowRank:
-          Product(term.first, index++, col, term.coefficient, add, d);
+          Product(term.first, index++, col, c, add, d);
           break;
         case DeltaTerm::Kind::kHadamard: {
           alignas(64) float p[kBlockSize], q[kBlockSize];
           Product(term.first, index++, col, 1, false, p);
           Product(term.second, index++, col, 1, false, q);
           for (int i = 0; i < kBlockSize; ++i) p[i] *= q[i];
-          Accumulate(p, term.coefficient, add, d);
+          Accumulate(p, c, add, d);
           break;
         }
         case DeltaTerm::Kind::kKronecker: {
           alignas(64) float p[kBlockSize] = {};
           FillKronecker(term, col, p);
-          Accumulate(p, term.coefficient, add, d);
+          Accumulate(p, c, add, d);
           break;
         }
         case DeltaTerm::Kind::kDense: {
           alignas(64) float p[kBlockSize] = {};
           FillDense(term, col, p);
-          Accumulate(p, term.coefficient, add, d);
+          Accumulate(p, c, add, d);
           break;
         }
       }
       add = true;
     }
+    return alone ? terms_[0].coefficient : 1;
   }
 
  private:

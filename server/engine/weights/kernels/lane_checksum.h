@@ -5,12 +5,11 @@
 
 #include "server/engine/weights/kernels/weight_bits.h"
 
-// The checksum of a tile is the sum of these over its 32 lanes. Lane i of a
-// tile is column i of its blocks (word i, where weights have 16 bits): the
-// sequence x_0 ... x_(T-1) of what the T rows of the tile's blocks hold there,
-// block by block. Of it `a` is the sum, and `b` the sum of the sums so far,
-// which is the sum of (T - t) * x_t: so it can be taken row by row or in any
-// order, with the same result. All modulo 2^32.
+// The checksum of a tile is the sum of these over its 32 lanes. On a CPU (on a
+// CUDA device see warp_checksum.h) lane i of a tile is column i of its blocks
+// (word i, where weights have 16 bits): the sequence x_0 ... x_(T-1) of what
+// the T rows of the tile's blocks hold there, block by block. Of it `a` is the
+// sum, and `b` the sum of the sums so far. All modulo 2^32.
 namespace graft {
 
 GRAFT_HOST_DEVICE inline uint64_t LaneChecksum(uint32_t lane, uint32_t a,

@@ -17,14 +17,31 @@ namespace {
 struct StoredSums {
   alignas(64) float values[kBlockSize] = {};
 
-  void Scale(float c) {
-    for (float& value : values) value *= c;
-  }
   const float* Row(int i) const { return values + i * kBlockCols; }
   void Store(float c, bool add, float* d) const {
     Accumulate(values, c, add, d);
   }
 };
+
+// A row of D, c * p.
+struct ScaledRow {
+  float c;
+  const float* p;
+};
+
+// Adds D, or subtracts it, as `sign` is 1 or -1. `d`: what IsCandidate wants.
+template <class Weight>
+void AddDelta(float sign, const ScaledRow& delta, float* values, float* d) {
+  if constexpr (sizeof(typename Weight::Bits) == sizeof(float)) {
+    for (int i = 0; i < kBlockCols; ++i) d[i] = delta.c * delta.p[i];
+    for (int i = 0; i < kBlockCols; ++i) values[i] += sign * d[i];
+  } else {
+    const float c = sign * delta.c;
+    for (int i = 0; i < kBlockCols; ++i) {
+      values[i] = __builtin_fmaf(c, delta.p[i], values[i]);
+    }
+  }
+}
 
 // `Convert` has Widen and Round over a row: the scalar ones, or hardware's.
 template <class Weight>
@@ -52,13 +69,13 @@ uint32_t CandidateMask(const typename Weight::Bits* m,
 }
 
 template <class Weight, class Convert>
-void ScalarRestoreRow(const typename Weight::Bits* m, const float* d,
+void ScalarRestoreRow(const typename Weight::Bits* m, const ScaledRow& delta,
                       uint32_t valid, const int8_t*& codes,
                       typename Weight::Bits* w0) {
   using Bits = typename Weight::Bits;
-  float values[kBlockCols];
+  float values[kBlockCols], d[kBlockCols] = {};
   Convert::Widen(m, values);
-  for (int i = 0; i < kBlockCols; ++i) values[i] -= d[i];
+  AddDelta<Weight>(-1, delta, values, d);
   Bits r[kBlockCols];
   Convert::Round(values, r);
   for (uint32_t left = CandidateMask<Weight>(m, r, d) & valid; left != 0;
@@ -69,17 +86,17 @@ void ScalarRestoreRow(const typename Weight::Bits* m, const float* d,
 }
 
 template <class Weight, class Convert>
-int ScalarMergeRow(const typename Weight::Bits* w0, const float* d,
+int ScalarMergeRow(const typename Weight::Bits* w0, const ScaledRow& delta,
                    uint32_t valid, typename Weight::Bits* m, int8_t* codes,
                    uint32_t& exceptions) {
   using Bits = typename Weight::Bits;
-  float values[kBlockCols];
+  float values[kBlockCols], d[kBlockCols] = {};
   Convert::Widen(w0, values);
-  for (int i = 0; i < kBlockCols; ++i) values[i] += d[i];
+  AddDelta<Weight>(1, delta, values, d);
   Bits merged[kBlockCols], r[kBlockCols];
   Convert::Round(values, merged);
   Convert::Widen(merged, values);
-  for (int i = 0; i < kBlockCols; ++i) values[i] -= d[i];
+  AddDelta<Weight>(-1, delta, values, d);
   Convert::Round(values, r);
 
   uint32_t differs = 0, fits = 0;
@@ -106,18 +123,20 @@ template <template <class> class Convert>
 struct ScalarRows {
   struct Session {};
   static constexpr int kStagedBlocks = 0;
-  using DeltaRow = const float*;
-  static DeltaRow LoadRow(const float* d) { return d; }
+  using Row = const float*;
+  using DeltaRow = ScaledRow;
+  static Row LoadRow(const float* p) { return p; }
+  static DeltaRow Scaled(float c, Row p) { return {c, p}; }
 
   template <class Weight>
-  static void RestoreRow(const typename Weight::Bits* m, DeltaRow d,
+  static void RestoreRow(const typename Weight::Bits* m, const DeltaRow& d,
                          uint32_t valid, const int8_t*& codes,
                          typename Weight::Bits* w0) {
     ScalarRestoreRow<Weight, Convert<Weight>>(m, d, valid, codes, w0);
   }
 
   template <class Weight>
-  static int MergeRow(const typename Weight::Bits* w0, DeltaRow d,
+  static int MergeRow(const typename Weight::Bits* w0, const DeltaRow& d,
                       uint32_t valid, typename Weight::Bits* m, int8_t* codes,
                       uint32_t& exceptions) {
     return ScalarMergeRow<Weight, Convert<Weight>>(w0, d, valid, m, codes,

@@ -23,11 +23,20 @@ struct Floats {
 GRAFT_INLINE Floats LoadFloats(const float* values) {
   return {_mm512_loadu_ps(values), _mm512_loadu_ps(values + 16)};
 }
-GRAFT_INLINE Floats operator+(Floats a, Floats b) {
-  return {_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)};
+
+// c * p.
+struct ScaledFloats {
+  __m512 c;
+  Floats p;
+};
+
+GRAFT_INLINE Floats operator+(Floats a, const ScaledFloats& d) {
+  return {_mm512_fmadd_ps(d.c, d.p.low, a.low),
+          _mm512_fmadd_ps(d.c, d.p.high, a.high)};
 }
-GRAFT_INLINE Floats operator-(Floats a, Floats b) {
-  return {_mm512_sub_ps(a.low, b.low), _mm512_sub_ps(a.high, b.high)};
+GRAFT_INLINE Floats operator-(Floats a, const ScaledFloats& d) {
+  return {_mm512_fnmadd_ps(d.c, d.p.low, a.low),
+          _mm512_fnmadd_ps(d.c, d.p.high, a.high)};
 }
 
 // 32 weights of 16 bit, between one register and two of floats. Rounded is what
@@ -117,7 +126,7 @@ GRAFT_INLINE __mmask32 HalfCandidates(__m512i m, __m512i r) {
 }
 
 template <class Weight>
-GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, Floats d,
+GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, const ScaledFloats& d,
                                  uint32_t valid, const int8_t*& codes,
                                  uint16_t* w0) {
   using Rounded = typename HalfConvert<Weight>::Rounded;
@@ -131,7 +140,7 @@ GRAFT_INLINE void RestoreHalfRow(const uint16_t* merged, Floats d,
 }
 
 template <class Weight>
-GRAFT_INLINE int MergeHalfRow(const uint16_t* pristine, Floats d,
+GRAFT_INLINE int MergeHalfRow(const uint16_t* pristine, const ScaledFloats& d,
                               uint32_t valid, uint16_t* merged, int8_t* codes,
                               uint32_t& exceptions) {
   using Rounded = typename HalfConvert<Weight>::Rounded;
@@ -216,14 +225,6 @@ struct Sums {
     for (auto& row : values) row[0] = row[1] = _mm512_setzero_ps();
   }
 
-  GRAFT_INLINE void Scale(float coefficient) {
-    const __m512 c = _mm512_set1_ps(coefficient);
-    for (auto& row : values) {
-      row[0] = _mm512_mul_ps(c, row[0]);
-      row[1] = _mm512_mul_ps(c, row[1]);
-    }
-  }
-
   GRAFT_INLINE Floats Row(int i) const { return {values[i][0], values[i][1]}; }
 
   void Store(float coefficient, bool add, float* d) const {
@@ -275,11 +276,11 @@ GRAFT_INLINE Sums FloatProduct(int rank, const void* up, const void* down) {
 struct Avx512 {
   struct Session {};
   static constexpr int kStagedBlocks = 0;
-  using DeltaRow = Floats;
-  static GRAFT_INLINE DeltaRow LoadRow(const float* d) { return LoadFloats(d); }
-  static GRAFT_INLINE DeltaRow ScaleRow(float c, DeltaRow d) {
-    const __m512 factor = _mm512_set1_ps(c);
-    return {_mm512_mul_ps(factor, d.low), _mm512_mul_ps(factor, d.high)};
+  using Row = Floats;
+  using DeltaRow = ScaledFloats;
+  static GRAFT_INLINE Row LoadRow(const float* p) { return LoadFloats(p); }
+  static GRAFT_INLINE DeltaRow Scaled(float c, Row p) {
+    return {_mm512_set1_ps(c), p};
   }
 
   template <class Use>
@@ -303,26 +304,30 @@ struct Avx512 {
   }
 
   template <class Weight>
-  static GRAFT_INLINE void RestoreRow(const typename Weight::Bits* m, Floats d,
-                                      uint32_t valid, const int8_t*& codes,
+  static GRAFT_INLINE void RestoreRow(const typename Weight::Bits* m,
+                                      const DeltaRow& d, uint32_t valid,
+                                      const int8_t*& codes,
                                       typename Weight::Bits* w0) {
     if constexpr (std::is_same_v<Weight, Float32Weight>) {
-      RestoreFloats(m, d.low, valid & 0xffff, codes, w0);
-      RestoreFloats(m + 16, d.high, valid >> 16, codes, w0 + 16);
+      RestoreFloats(m, _mm512_mul_ps(d.c, d.p.low), valid & 0xffff, codes, w0);
+      RestoreFloats(m + 16, _mm512_mul_ps(d.c, d.p.high), valid >> 16, codes,
+                    w0 + 16);
     } else {
       RestoreHalfRow<Weight>(m, d, valid, codes, w0);
     }
   }
 
   template <class Weight>
-  static GRAFT_INLINE int MergeRow(const typename Weight::Bits* w0, Floats d,
-                                   uint32_t valid, typename Weight::Bits* m,
-                                   int8_t* codes, uint32_t& exceptions) {
+  static GRAFT_INLINE int MergeRow(const typename Weight::Bits* w0,
+                                   const DeltaRow& d, uint32_t valid,
+                                   typename Weight::Bits* m, int8_t* codes,
+                                   uint32_t& exceptions) {
     if constexpr (std::is_same_v<Weight, Float32Weight>) {
       __mmask16 low, high;
-      int count = MergeFloats(w0, d.low, valid & 0xffff, m, codes, low);
-      count += MergeFloats(w0 + 16, d.high, valid >> 16, m + 16, codes + count,
-                           high);
+      int count = MergeFloats(w0, _mm512_mul_ps(d.c, d.p.low), valid & 0xffff,
+                              m, codes, low);
+      count += MergeFloats(w0 + 16, _mm512_mul_ps(d.c, d.p.high), valid >> 16,
+                           m + 16, codes + count, high);
       exceptions = low | (uint32_t{high} << 16);
       return count;
     } else {

@@ -23,13 +23,15 @@
 //   there
 //   // need be no such function.
 //   static constexpr int kStagedBlocks;
-//   // A row of 32 elements of D, in registers or as a pointer.
+//   // A row of 32 floats, in registers or as a pointer, and one of D, c * p:
+//   // weights of 16 bits are W0 + c * p in one fused operation, rounded;
+//   // those of 32 bits W0 + (c * p).
+//   using Row = ...;
 //   using DeltaRow = ...;
-//   static DeltaRow LoadRow(const float* d);
-//   static DeltaRow ScaleRow(float c, DeltaRow d);   // c * d; to stage
+//   static Row LoadRow(const float* p);
+//   static DeltaRow Scaled(float c, Row p);
 //   // Calls use(sums) with the block up * down, [8][32], summed in float32:
-//   //   void Scale(float c);             c * sum from now on
-//   //   DeltaRow Row(int i);
+//   //   Row Row(int i);
 //   //   void Store(float c, bool add, float* d);   d = c * sum, or d += it
 //   // with one fused operation. `up` is [rank][8] float32 (pairs:
 //   // [rank / 2][8][2], tiles: [8][rank] bfloat16), `down` this column panel.
@@ -284,11 +286,11 @@ class TileSwitch {
             RestoreRows(live, job_.cols, d, extent, w0);
           });
     } else {
-      alignas(64) float d[kBlockSize];
-      old_delta_.Fill(col, d);
+      alignas(64) float p[kBlockSize];
+      const float c = old_delta_.Fill(col, p);
       alignas(64) Bits staged[kBlockSize] = {};
       CopyBlock(live, job_.cols, staged, kBlockCols, extent);
-      RestoreRows(staged, kBlockCols, StoredDelta<Isa>{d}, extent, w0);
+      RestoreRows(staged, kBlockCols, StoredDelta<Isa>{c, p}, extent, w0);
     }
     reader_.PatchBlock(block_, w0);
     if (extent.cols < kBlockCols) ClearPadding(extent, w0);
@@ -325,10 +327,10 @@ class TileSwitch {
             MergeRows(w0, d, extent, live, job_.cols);
           });
     } else {
-      alignas(64) float d[kBlockSize];
-      new_delta_.Fill(col, d);
+      alignas(64) float p[kBlockSize];
+      const float c = new_delta_.Fill(col, p);
       alignas(64) Bits staged[kBlockSize];
-      MergeRows(w0, StoredDelta<Isa>{d}, extent, staged, kBlockCols);
+      MergeRows(w0, StoredDelta<Isa>{c, p}, extent, staged, kBlockCols);
       CopyBlock(static_cast<const Bits*>(staged), kBlockCols, live, job_.cols,
                 extent);
     }
@@ -397,7 +399,8 @@ void FillDelta(DeltaTerms terms, const TileRange& range, int64_t cols,
   for (int64_t i = 0; i < range.rows; i += kBlockRows) {
     blocks.StartRowPanel(range.row + i);
     for (int64_t j = 0; j < range.cols; j += kBlockCols) {
-      blocks.Fill(range.col + j, d);
+      const float c = blocks.Fill(range.col + j, d);
+      for (float& element : d) element *= c;
       const int64_t rows =
           range.rows - i < kBlockRows ? range.rows - i : kBlockRows;
       const int64_t width =
