@@ -83,10 +83,6 @@ at::Tensor Delta(const SwitchPlan& plan, const PlannedParameter& planned,
   return delta;
 }
 
-TileRecord* Records(const at::Tensor& bytes) {
-  return static_cast<TileRecord*>(bytes.data_ptr());
-}
-
 }  // namespace
 
 AdapterSwitcher::AdapterSwitcher(const WeightStore* store, RestoreMode mode,
@@ -94,6 +90,7 @@ AdapterSwitcher::AdapterSwitcher(const WeightStore* store, RestoreMode mode,
     : store_(store), mode_(mode), pass_(std::move(pass)) {
   parameters_.reserve(store->tensors().size());  // they are pointed to
   for (const auto& [name, live] : store->tensors()) AddParameter(name, live);
+  if (mode == RestoreMode::kUndoLog) AllocateRecords();
   pass_->ForEach(parameters_.size(), [this](size_t i) {
     parameters_[i].largest = LargestMagnitude(parameters_[i].live);
   });
@@ -104,22 +101,31 @@ void AdapterSwitcher::AddParameter(const std::string& name,
   Parameter& parameter = parameters_.emplace_back();
   parameter.name = name;
   parameter.live = live;
-  parameter.dtype = ToWeightDtype(live.scalar_type());
   parameter.grid = pass_->Grid(live);
-  if (mode_ == RestoreMode::kUndoLog) {
-    for (auto& records : parameter.records) {
-      records = at::zeros({parameter.grid.num_tiles() *
-                           static_cast<int64_t>(sizeof(TileRecord))},
-                          live.options().dtype(at::kByte));
-    }
-  }
   parameter.checksums = Checksums(parameter);
   parameter.description.name = parameter.name;
   parameter.description.live = live.data_ptr();
-  parameter.description.dtype = parameter.dtype;
+  parameter.description.dtype = ToWeightDtype(live.scalar_type());
   parameter.description.grid = &parameter.grid;
   parameter.description.checksums =
       static_cast<const uint64_t*>(parameter.checksums.const_data_ptr());
+}
+
+void AdapterSwitcher::AllocateRecords() {
+  int64_t count = 0;
+  for (const Parameter& parameter : parameters_) {
+    count += parameter.grid.num_tiles();
+  }
+  for (int side = 0; side < 2; ++side) {
+    records_[side] =
+        at::zeros({count * static_cast<int64_t>(sizeof(TileRecord))},
+                  at::TensorOptions(at::kByte).device(store_->device()));
+    auto* next = static_cast<TileRecord*>(records_[side].data_ptr());
+    for (Parameter& parameter : parameters_) {
+      parameter.records[side] = next;
+      next += parameter.grid.num_tiles();
+    }
+  }
 }
 
 at::Tensor AdapterSwitcher::Checksums(const Parameter& parameter) const {
@@ -153,7 +159,7 @@ ParameterSwitch AdapterSwitcher::Leave(uint32_t number,
   if (parameter.copy.defined()) {
     description.from.pristine = parameter.copy.const_data_ptr();
   } else {
-    description.from.records = Records(parameter.records[side_]);
+    description.from.records = parameter.records[side_];
   }
   return description;
 }
@@ -200,7 +206,7 @@ absl::StatusOr<AdapterSwitcher::StagedMap> AdapterSwitcher::Validate(
     if (!planned.functions.empty()) {
       functions.push_back(&planned);
     } else if (!(parameter.largest + planned.bound <
-                 LargestFinite(parameter.dtype))) {
+                 LargestFinite(parameter.description.dtype))) {
       // Only where the bound does not settle it is the result itself computed.
       // A bound that is NaN does not settle it either.
       GRAFT_RETURN_IF_ERROR(Stage(plan, {&planned}).status());
@@ -245,8 +251,7 @@ SwitchWork AdapterSwitcher::MakeWork(const SwitchPlan& next,
         if (mode_ == RestoreMode::kBackup) {
           description.to.pristine = parameters_[number].copy.const_data_ptr();
         } else {
-          description.to.records =
-              Records(parameters_[number].records[1 - side_]);
+          description.to.records = parameters_[number].records[1 - side_];
         }
       }
       ++new_one;

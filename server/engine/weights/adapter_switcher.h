@@ -83,20 +83,22 @@ class AdapterSwitcher {
   }
 
  private:
-  // One parameter that adapters can reach.
+  // One parameter that adapters can reach. First what every switch reads: a
+  // tensor's own memory is further away than the time of a switch on a GPU
+  // allows.
   struct Parameter {
-    std::string name;
-    at::Tensor live;
-    WeightDtype dtype;
-    TileGrid grid;
-    at::Tensor checksums;  // of W0, int64 per tile
-    double largest = 0;    // max|W0|
-    // TileRecords per tile, as bytes: of the resident set's log and of the one
-    // before, in turns.
-    at::Tensor records[2];
-    at::Tensor copy;  // of W0, where one is kept
     // What of a ParameterSwitch does not depend on the sets.
     ParameterSwitch description;
+    TileGrid grid;
+    // One per tile, in records_: of the resident set's log and of the one
+    // before, in turns.
+    TileRecord* records[2] = {};
+    double largest = 0;  // max|W0|
+    at::Tensor copy;     // of W0, where one is kept
+
+    std::string name;
+    at::Tensor live;
+    at::Tensor checksums;  // of W0, int64 per tile
   };
   // What is computed before the first write for one parameter whose D is a
   // function of W0.
@@ -107,6 +109,7 @@ class AdapterSwitcher {
   using StagedMap = std::map<uint32_t, Staged>;
 
   void AddParameter(const std::string& name, const at::Tensor& live);
+  void AllocateRecords();
   const Parameter& Find(absl::string_view name) const;
   at::Tensor Checksums(const Parameter& parameter) const;
   absl::StatusOr<SwitchReport> Switch(AdapterSet next);
@@ -141,6 +144,7 @@ class AdapterSwitcher {
   const WeightStore* const store_;
   const RestoreMode mode_;
   std::vector<Parameter> parameters_;  // as the store's tensors()
+  at::Tensor records_[2];              // TileRecords, as bytes
   const std::unique_ptr<SwitchPass> pass_;
   int side_ = 0;  // of the resident set's log
 
