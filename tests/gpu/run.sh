@@ -18,10 +18,12 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 deploy/install.sh --tests --cuda
 cmake --preset release -DGRAFT_ENABLE_CUDA=ON
 cmake --build --preset release --target graftd graft warp_tile_test \
-  adapter_switcher_test torch_engine_test switch_bench
+  ptx_kernels_test adapter_switcher_test torch_engine_test switch_bench
 
 export GRAFT_TEST_DEVICE=$device
-"$bin/warp_tile_test"  # the same code on the CPU: which side a failure is on
+# The same code on the CPU: which side a failure is on.
+"$bin/warp_tile_test"
+"$bin/ptx_kernels_test"
 "$bin/adapter_switcher_test"
 # Each of those switches is compared with an engine of its own, which takes long.
 GRAFT_TEST_SWITCHES=400 "$bin/torch_engine_test"

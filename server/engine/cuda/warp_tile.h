@@ -295,7 +295,9 @@ class WarpTile {
     if (record.kind == TileRecord::Kind::kLog) {
       new_log_.Store(record, log);
     } else {
-      // Nothing is written yet, so W0 can be got back again.
+      // Nothing is written yet, so W0 can be got back again. All have read what
+      // the new log was: Patch() uses its memory.
+      Warp::Sync();
       RunSteps(reinterpret_cast<Bits*>(log));
     }
   }
