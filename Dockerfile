@@ -1,7 +1,6 @@
-# syntax=docker/dockerfile:1
 # graftd in a container.
 #
-#   docker build -t graft .                                  CPU (about 0.7 GB)
+#   docker build -t graft .                                  CPU (0.6 GB)
 #   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's libraries
 #   docker run --rm -p 127.0.0.1:50051:50051 graft
 #
@@ -13,8 +12,12 @@ FROM docker.io/library/debian:bookworm-slim AS dependencies
 ARG DEVICE
 WORKDIR /src
 COPY deploy/install.sh deploy/install.sh
-RUN if [ "$DEVICE" = cuda ]; then deploy/install.sh --cuda; else deploy/install.sh; fi \
-    && rm -rf /var/lib/apt/lists/*
+RUN case "$DEVICE" in \
+      cpu) deploy/install.sh ;; \
+      cuda) deploy/install.sh --cuda ;; \
+      *) echo "DEVICE is cpu or cuda, not \"$DEVICE\"" >&2; exit 2 ;; \
+    esac \
+    && rm -rf /var/lib/apt/lists/* ~/.cache/pip
 
 # --- build ---------------------------------------------------------------------
 FROM dependencies AS build
