@@ -153,6 +153,16 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
   EXPECT_THAT(Load().status(), IsOk());
 }
 
+// Printing the value, for the message, would overflow the stack.
+TEST_F(ModelLoadingTest, DeepNestingIsRefused) {
+  folder_.Write("unet/config.json", R"({"x": )" + std::string(1000000, '[') +
+                                        std::string(1000000, ']') + "}");
+  const absl::Status status = Load().status();
+  EXPECT_THAT(status, HasReason(ErrorReason::kModelUnsupported));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("unet/config.json"), HasSubstr("nested deeper")));
+}
+
 // Elsewhere null means the default, but for what diffusers asks "if" of.
 TEST_F(ModelLoadingTest, NullIsNoAttentionInTheVaesMiddle) {
   const auto draw = [this](const Json& value) {
