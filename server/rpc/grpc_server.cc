@@ -9,13 +9,16 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/common/error.h"
 #include "server/common/status_macros.h"
+#include "server/rpc/malformed_requests.h"
 
 namespace graft {
 namespace {
@@ -90,6 +93,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.RegisterService(&server->generation_);
   builder.RegisterService(&server->adapters_);
   builder.RegisterService(&server->admin_);
+  std::vector<
+      std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      interceptors;
+  interceptors.push_back(MakeMalformedRequestInterceptors());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   server->entrance_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       MakeServerCredentials(options.tls, options.tls_refresh));

@@ -50,15 +50,15 @@ absl::StatusOr<absl::string_view> HeaderText(
       reinterpret_cast<const char*>(bytes.data()) + kLengthBytes, length);
 }
 
-// True and `size` set, unless the product of the dimensions wraps.
+// True and `size` set, unless the product of the dimensions wraps. It is signed
+// as TensorView::num_elements() is: [2^62, 2, 0] wraps on the way to 0.
 bool SizeInBytes(const HeaderEntry& entry, uint64_t& size) {
-  size = 1;
+  int64_t elements = 1;
   for (const int64_t dimension : entry.shape) {
-    if (__builtin_mul_overflow(size, static_cast<uint64_t>(dimension), &size)) {
-      return false;
-    }
+    if (__builtin_mul_overflow(elements, dimension, &elements)) return false;
   }
-  return !__builtin_mul_overflow(size, TensorDtypeSize(entry.dtype), &size);
+  return !__builtin_mul_overflow(static_cast<uint64_t>(elements),
+                                 TensorDtypeSize(entry.dtype), &size);
 }
 
 // Checks one entry, whose range must begin at `begin`.

@@ -1,27 +1,29 @@
 #include "server/tokenizer/added_tokens.h"
 
-#include "absl/strings/match.h"
-
 namespace graft {
 
 void AddedTokenFinder::Add(absl::string_view content, int32_t id) {
   if (content.empty()) return;
-  auto& entries = by_first_byte_[static_cast<uint8_t>(content[0])];
-  for (const Entry& entry : entries) {
-    if (entry.content == content) return;
+  int32_t node = 0;
+  for (const char c : content) {
+    const auto next = static_cast<int32_t>(ids_.size());
+    const auto [child, is_new] =
+        children_.try_emplace({node, static_cast<uint8_t>(c)}, next);
+    if (is_new) ids_.push_back(-1);
+    node = child->second;
   }
-  entries.push_back({std::string(content), id});
+  if (ids_[node] < 0) ids_[node] = id;
 }
 
-const AddedTokenFinder::Entry* AddedTokenFinder::LongestAt(
+AddedTokenFinder::Piece AddedTokenFinder::LongestAt(
     absl::string_view text) const {
-  const Entry* longest = nullptr;
-  for (const Entry& entry : by_first_byte_[static_cast<uint8_t>(text[0])]) {
-    if (absl::StartsWith(text, entry.content) &&
-        (longest == nullptr ||
-         entry.content.size() > longest->content.size())) {
-      longest = &entry;
-    }
+  Piece longest;
+  int32_t node = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto child = children_.find({node, static_cast<uint8_t>(text[i])});
+    if (child == children_.end()) break;
+    node = child->second;
+    if (ids_[node] >= 0) longest = {text.substr(0, i + 1), ids_[node]};
   }
   return longest;
 }
@@ -31,16 +33,16 @@ std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Split(
   std::vector<Piece> pieces;
   size_t begin = 0;  // of the stretch before the next token
   for (size_t position = 0; position < text.size();) {
-    const Entry* const found = LongestAt(text.substr(position));
-    if (found == nullptr) {
+    const Piece found = LongestAt(text.substr(position));
+    if (found.id < 0) {
       ++position;
       continue;
     }
     if (begin < position) {
       pieces.push_back({text.substr(begin, position - begin)});
     }
-    pieces.push_back({text.substr(position, found->content.size()), found->id});
-    position += found->content.size();
+    pieces.push_back(found);
+    position += found.text.size();
     begin = position;
   }
   if (begin < text.size()) pieces.push_back({text.substr(begin)});

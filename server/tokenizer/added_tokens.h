@@ -1,13 +1,13 @@
 #ifndef GRAFT_SERVER_TOKENIZER_ADDED_TOKENS_H_
 #define GRAFT_SERVER_TOKENIZER_ADDED_TOKENS_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 
 namespace graft {
@@ -20,7 +20,8 @@ struct AddedToken {
 };
 
 // Finds the added tokens in a text: the leftmost first, and of those at one
-// place the longest. Immutable and thread-safe.
+// place the longest. What that takes depends on how long tokens are, not on how
+// many there are. Immutable and thread-safe.
 class AddedTokenFinder {
  public:
   // A stretch of text, or a token: then `id` is not -1.
@@ -37,14 +38,13 @@ class AddedTokenFinder {
   std::vector<Piece> Split(absl::string_view text) const;
 
  private:
-  struct Entry {
-    std::string content;
-    int32_t id;
-  };
+  // The longest token that `text` begins with; without an id if none.
+  Piece LongestAt(absl::string_view text) const;
 
-  const Entry* LongestAt(absl::string_view text) const;
-
-  std::array<std::vector<Entry>, 256> by_first_byte_;
+  // The tokens as a tree, in which each edge is a byte and 0 is the root: the
+  // node behind an edge, and the id of the token that ends in a node or -1.
+  absl::flat_hash_map<std::pair<int32_t, uint8_t>, int32_t> children_;
+  std::vector<int32_t> ids_ = {-1};
 };
 
 }  // namespace graft

@@ -1,6 +1,5 @@
 #include "server/tokenizer/tokenizer_files.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -11,11 +10,14 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/common/error.h"
+#include "server/common/json_depth.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
@@ -34,6 +36,9 @@ constexpr char kMergesFile[] = "merges.txt";
 // a huge number where its writer did not know.
 constexpr int kMinLength = 2;
 constexpr int kMaxLength = 4096;
+
+// A prompt's every place may be compared with as much of an added token.
+constexpr size_t kMaxTokenBytes = 512;
 
 // In the order in which the reference adds them. The roles that CLIP does not
 // have are found in the text all the same.
@@ -77,6 +82,9 @@ class FolderReader {
 
   absl::StatusOr<Json> ParseObject(const char* file,
                                    const std::string& text) const {
+    if (JsonDepth(text) > kMaxJsonDepth) {
+      return Unusable(file, absl::StrCat("nested deeper than ", kMaxJsonDepth));
+    }
     Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) return Unusable(file, "not a JSON object");
     return json;
@@ -209,6 +217,7 @@ class FilesLoader {
     }
     for (const auto& [id, token] : listed_) {
       files_.added_tokens.push_back(token);
+      has_id_.insert(token.content);
     }
     return absl::OkStatus();
   }
@@ -219,13 +228,15 @@ class FilesLoader {
     config_.update(special_tokens_);
     GRAFT_ASSIGN_OR_RETURN(const Json added,
                            reader_.ReadObjectIfPresent(kAddedTokensFile));
+    const absl::flat_hash_set<std::string> special = SpecialContents();
     for (const auto& [content, id] : added.items()) {
       if (!id.is_number_integer()) {
         return reader_.Unusable(
             kAddedTokensFile,
             absl::StrCat("id of \"", content, "\" is not a number"));
       }
-      listed_[id.get<int64_t>()] = {content, !IsSpecial(content)};
+      GRAFT_RETURN_IF_ERROR(CheckLength(kAddedTokensFile, content));
+      listed_[id.get<int64_t>()] = {content, !special.contains(content)};
     }
     for (const Json& token : tokenizer_.value("added_tokens", Json::array())) {
       const Json id = token.is_object() ? token.value("id", Json()) : Json();
@@ -244,20 +255,19 @@ class FilesLoader {
     return special_tokens_.contains(key) ? kSpecialTokensFile : kConfigFile;
   }
 
-  // True if `content` has a role or is listed as an extra token.
-  bool IsSpecial(const std::string& content) const {
-    const auto is_it = [&](const Json& token) {
-      return token == content ||
-             (token.is_object() && token.value("content", Json()) == content);
+  // What has a role, or is listed as an extra token.
+  absl::flat_hash_set<std::string> SpecialContents() const {
+    absl::flat_hash_set<std::string> contents;
+    const auto add = [&](const Json& token) {
+      const Json content =
+          token.is_object() ? token.value("content", Json()) : token;
+      if (content.is_string()) contents.insert(content.get<std::string>());
     };
-    for (const char* const key : kTokenKeys) {
-      if (is_it(config_.value(key, Json()))) return true;
-    }
+    for (const char* const key : kTokenKeys) add(config_.value(key, Json()));
     for (const char* const key : kTokenListKeys) {
-      const Json tokens = config_.value(key, Json());
-      if (std::any_of(tokens.begin(), tokens.end(), is_it)) return true;
+      for (const Json& token : config_.value(key, Json())) add(token);
     }
-    return false;
+    return contents;
   }
 
   absl::Status ReadSpecialTokens() {
@@ -272,6 +282,15 @@ class FilesLoader {
       if (role != roles.end()) token.content = *role->second;  // the default
       if (const Json json = config_.value(key, Json()); !json.is_null()) {
         GRAFT_ASSIGN_OR_RETURN(token, ReadToken(FileOf(key), key, json, true));
+      }
+      // The others are needed for every text.
+      if (role != roles.end() && token.content.empty() &&
+          role->second != &files_.unknown) {
+        return reader_.Unusable(
+            FileOf(key), absl::StrCat(key,
+                                      " is empty; leave it out for CLIP's "
+                                      "own, \"",
+                                      *role->second, "\""));
       }
       if (role != roles.end()) *role->second = token.content;
       AddSpecialToken(token);
@@ -290,16 +309,14 @@ class FilesLoader {
   // has several roles, the last role's flags count.
   void AddSpecialToken(const AddedToken& token) {
     if (token.content.empty()) return;  // a role that nothing fills
-    for (const auto& [id, listed] : listed_) {
-      if (listed.content == token.content) return;
+    if (has_id_.contains(token.content)) return;
+    const auto [place, is_new] =
+        places_.try_emplace(token.content, files_.added_tokens.size());
+    if (is_new) {
+      files_.added_tokens.push_back(token);
+    } else {
+      files_.added_tokens[place->second] = token;
     }
-    for (AddedToken& added : files_.added_tokens) {
-      if (added.content == token.content) {
-        added = token;
-        return;
-      }
-    }
-    files_.added_tokens.push_back(token);
   }
 
   // A token as a string or as an object. A special token is found in the raw
@@ -307,7 +324,11 @@ class FilesLoader {
   absl::StatusOr<AddedToken> ReadToken(const char* file, const char* key,
                                        const Json& json,
                                        std::optional<bool> special) const {
-    if (json.is_string()) return AddedToken{json.get<std::string>(), false};
+    if (json.is_string()) {
+      const auto content = json.get<std::string>();
+      GRAFT_RETURN_IF_ERROR(CheckLength(file, content));
+      return AddedToken{content, false};
+    }
     if (!json.is_object() || !json.contains("content") ||
         !json["content"].is_string()) {
       return reader_.Unusable(
@@ -323,8 +344,17 @@ class FilesLoader {
     }
     const bool is_special =
         special.value_or(json.value("special", Json(false)) == true);
-    return AddedToken{json["content"].get<std::string>(),
+    const auto content = json["content"].get<std::string>();
+    GRAFT_RETURN_IF_ERROR(CheckLength(file, content));
+    return AddedToken{content,
                       json.value("normalized", Json(!is_special)) == true};
+  }
+
+  absl::Status CheckLength(const char* file, const std::string& token) const {
+    if (token.size() <= kMaxTokenBytes) return absl::OkStatus();
+    return reader_.Unusable(
+        file, absl::StrCat("the token \"", EscapeUntrusted(token, 64),
+                           "\" has more than ", kMaxTokenBytes, " bytes"));
   }
 
   const FolderReader reader_;
@@ -332,7 +362,10 @@ class FilesLoader {
   Json config_;     // with special_tokens_map.json's keys laid over it
   Json tokenizer_;  // empty where the folder has none
   Json special_tokens_ = Json::object();
-  std::map<int64_t, AddedToken> listed_;  // by the id that the files give it
+  std::map<int64_t, AddedToken> listed_;     // by the id that the files give it
+  absl::flat_hash_set<std::string> has_id_;  // the contents of `listed_`
+  // Where in `added_tokens` the others are.
+  absl::flat_hash_map<std::string, size_t> places_;
 };
 
 }  // namespace

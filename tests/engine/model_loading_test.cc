@@ -126,7 +126,14 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
       {"unet/config.json", "mid_block_type", nullptr},
       {"unet/config.json", "norm_num_groups", 5},
       {"unet/config.json", "attention_head_dim", {2, 2, 2}},
+      {"unet/config.json", "layers_per_block", 1000000000000},
+      {"unet/config.json", "transformer_layers_per_block", 0},
+      {"unet/config.json", "sample_size", 4611686018427387904},
+      {"unet/config.json", "sample_size", -1},
       {"vae/config.json", "latents_mean", {0.1, 0.2}},
+      {"vae/config.json", "layers_per_block", 1000000000000},
+      {"vae/config.json", "block_out_channels", std::vector<int>(65, 32)},
+      {"text_encoder/config.json", "num_hidden_layers", 1000000000000},
       {"vae/config.json", "up_block_types", {"AttnUpDecoderBlock2D"}},
       {"text_encoder/config.json", "hidden_act", "relu"},
       {"scheduler/scheduler_config.json", "prediction_type", "sample"},
@@ -144,6 +151,16 @@ TEST_F(ModelLoadingTest, NamesFileAndKeyOfWhatIsNotSupported) {
     folder_.Write(bad.file, before);
   }
   EXPECT_THAT(Load().status(), IsOk());
+}
+
+// Printing the value, for the message, would overflow the stack.
+TEST_F(ModelLoadingTest, DeepNestingIsRefused) {
+  folder_.Write("unet/config.json", R"({"x": )" + std::string(1000000, '[') +
+                                        std::string(1000000, ']') + "}");
+  const absl::Status status = Load().status();
+  EXPECT_THAT(status, HasReason(ErrorReason::kModelUnsupported));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("unet/config.json"), HasSubstr("nested deeper")));
 }
 
 // Elsewhere null means the default, but for what diffusers asks "if" of.

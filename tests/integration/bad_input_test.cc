@@ -233,6 +233,17 @@ TEST_F(BadInputTest, RequestIdWithControlCharacters) {
                 "printable");
 }
 
+// Protobuf's C++ sends it all the same, and the server's cannot take it apart.
+TEST_F(BadInputTest, TextThatIsNoUtf8) {
+  ExpectRefused([](auto& request) { request.set_prompt("caf\xE9"); }, "UTF-8");
+  v1::GetAdapterRequest request;
+  request.set_name("\xFF");
+  grpc::ClientContext context;
+  v1::Adapter response;
+  ExpectError(adapters_->GetAdapter(&context, request, &response),
+              StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", "UTF-8");
+}
+
 // gRPC itself answers; no such message is ever taken apart.
 TEST_F(BadInputTest, MessageOfFiveMegabytes) {
   v1::GenerateImageRequest request = Request();

@@ -326,6 +326,8 @@ std::vector<BadFile> BadEntries() {
        "is too large"},
       {"ProductWraps", entry(u8, "[4294967296,4294967296]", "[0,0]", 0),
        "larger than any"},
+      {"ProductWrapsOnItsWayToZero",
+       entry(u8, "[4611686018427387904,2,0]", "[0,0]", 0), "larger than any"},
       {"ProductWrapsToTheRange",
        entry(u8, "[4294967297,4294967297]", "[0,8589934593]", 1),
        "larger than any"},

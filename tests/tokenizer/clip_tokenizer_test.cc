@@ -217,55 +217,87 @@ TEST_P(BadTokenizerFileTest, IsRefused) {
 constexpr char kConfig[] = "tokenizer_config.json";
 
 std::vector<BadFile> BadFiles() {
-  return {{"vocab.json", "", "not a JSON object"},
-          {"vocab.json", "[]", "not a JSON object"},
-          {"vocab.json", R"({"a": 1)", "not a JSON object"},
-          {"vocab.json", R"({"a": -1})", "id of \"a\""},
-          {"vocab.json", R"({"a": 1.5})", "id of \"a\""},
-          {"vocab.json", R"({"a": 2147483647})", "id of \"a\""},
-          {"merges.txt", "#version: 0.2\na b c\n", "line 2"},
-          {"merges.txt", "a b</w>\n\na b</w>\n", "line 2"},
-          {kConfig, "{", "not a JSON object"},
-          {kConfig, R"({"pad_token": "!"})", "model_max_length"},
-          {kConfig, R"({"model_max_length": 1000000000000000019884624838656})",
-           "model_max_length"},
-          {kConfig, R"({"model_max_length": 1})", "model_max_length"},
-          {kConfig, R"({"model_max_length": 4097})", "model_max_length"},
-          {kConfig, R"({"model_max_length": 77.5})", "model_max_length"},
-          {kConfig, R"({"model_max_length": "77"})", "model_max_length"},
-          {kConfig, R"({"model_max_length": 77, "bos_token": 3})", "bos_token"},
-          {kConfig, R"({"model_max_length": 77, "pad_token": {"content": 3}})",
-           "pad_token"},
-          {kConfig, R"({"model_max_length": 77, "padding_side": "left"})",
-           "padding_side"},
-          {kConfig, R"({"model_max_length": 77, "truncation_side": "left"})",
-           "truncation_side"},
-          {kConfig,
-           R"({"model_max_length": 77,
+  return {
+      {"vocab.json", "", "not a JSON object"},
+      {"vocab.json", "[]", "not a JSON object"},
+      {"vocab.json", R"({"a": 1)", "not a JSON object"},
+      {"vocab.json", R"({"a": -1})", "id of \"a\""},
+      {"vocab.json", R"({"a": 1.5})", "id of \"a\""},
+      {"vocab.json", R"({"a": 2147483647})", "id of \"a\""},
+      {"merges.txt", "#version: 0.2\na b c\n", "line 2"},
+      {"merges.txt", "a b</w>\n\na b</w>\n", "line 2"},
+      {kConfig, "{", "not a JSON object"},
+      {kConfig, R"({"pad_token": "!"})", "model_max_length"},
+      {kConfig, R"({"model_max_length": 1000000000000000019884624838656})",
+       "model_max_length"},
+      {kConfig, R"({"model_max_length": 1})", "model_max_length"},
+      {kConfig, R"({"model_max_length": 4097})", "model_max_length"},
+      {kConfig, R"({"model_max_length": 77.5})", "model_max_length"},
+      {kConfig, R"({"model_max_length": "77"})", "model_max_length"},
+      {kConfig, R"({"model_max_length": 77, "bos_token": 3})", "bos_token"},
+      {kConfig, R"({"model_max_length": 77, "pad_token": {"content": 3}})",
+       "pad_token"},
+      {kConfig, R"({"model_max_length": 77, "bos_token": ""})",
+       "bos_token is empty"},
+      {"special_tokens_map.json", R"({"pad_token": {"content": ""}})",
+       "pad_token is empty"},
+      {kConfig, R"({"model_max_length": 77, "padding_side": "left"})",
+       "padding_side"},
+      {kConfig, R"({"model_max_length": 77, "truncation_side": "left"})",
+       "truncation_side"},
+      {kConfig,
+       R"({"model_max_length": 77,
                     "added_tokens_decoder": {"x": {"content": "!"}}})",
-           "added_tokens_decoder"},
-          {kConfig,
-           R"({"model_max_length": 77,
+       "added_tokens_decoder"},
+      {kConfig,
+       R"({"model_max_length": 77,
                     "added_tokens_decoder": {"0": 5}})",
-           "added_tokens_decoder"},
-          {"special_tokens_map.json",
-           R"({"eos_token": {"content": "x", "single_word": true}})",
-           "single_word"},
-          {"added_tokens.json", R"({"<x>": "8"})", "id of \"<x>\""},
-          {"tokenizer.json", R"({"model": {}})", "vocab"},
-          {"tokenizer.json", R"({"model": 3})", "vocab"},
-          {"tokenizer.json", R"({"model": {"vocab": [], "merges": []}})",
-           "vocabulary"},
-          {"tokenizer.json", R"({"model": {"vocab": {}, "merges": [["a"]]}})",
-           "merges"},
-          {"tokenizer.json",
-           R"({"model": {"vocab": {"<|endoftext|>": 0}, "merges": []},
+       "added_tokens_decoder"},
+      {"special_tokens_map.json",
+       R"({"eos_token": {"content": "x", "single_word": true}})",
+       "single_word"},
+      {"added_tokens.json", R"({"<x>": "8"})", "id of \"<x>\""},
+      // What is deep overflows the stack where it is copied.
+      {kConfig, R"({"padding_side": )" + std::string(1000000, '['),
+       "nested deeper"},
+      {"added_tokens.json",
+       R"({"x": )" + std::string(1000000, '[') + std::string(1000000, ']') +
+           "}",
+       "nested deeper"},
+      {"added_tokens.json", R"({")" + std::string(513, 'x') + R"(": 8})",
+       "512 bytes"},
+      {"special_tokens_map.json",
+       R"({"mask_token": ")" + std::string(513, 'x') + R"("})", "512 bytes"},
+      {"tokenizer.json", R"({"model": {}})", "vocab"},
+      {"tokenizer.json", R"({"model": 3})", "vocab"},
+      {"tokenizer.json", R"({"model": {"vocab": [], "merges": []}})",
+       "vocabulary"},
+      {"tokenizer.json", R"({"model": {"vocab": {}, "merges": [["a"]]}})",
+       "merges"},
+      {"tokenizer.json",
+       R"({"model": {"vocab": {"<|endoftext|>": 0}, "merges": []},
                     "added_tokens": [{"content": "x"}]})",
-           "\"id\""}};
+       "\"id\""}};
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, BadTokenizerFileTest,
                          testing::ValuesIn(BadFiles()));
+
+// In time that grew with the square of their number it would take minutes.
+TEST_F(TokenizerFolderTest, ManyAddedTokensCostLittle) {
+  nlohmann::json added = nlohmann::json::object();
+  nlohmann::json listed = nlohmann::json::array();
+  for (int i = 0; i < 300000; ++i) {
+    const std::string token = "<" + std::to_string(i) + ">";
+    listed.push_back(token);
+    added[token] = 8 + i;
+  }
+  Write("added_tokens.json", added.dump());
+  Write("special_tokens_map.json",
+        nlohmann::json{{"additional_special_tokens", listed}}.dump());
+  EXPECT_THAT(Tokenize(std::string(16384, '<')).size(), 16384u);
+  EXPECT_THAT(Tokenize("a<299999>"), ElementsAre(2, 8 + 299999));
+}
 
 TEST_F(TokenizerFolderTest, AMergeOutsideTheVocabularyIsRefused) {
   Write("merges.txt", "a x\n");

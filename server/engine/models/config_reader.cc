@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/common/error.h"
+#include "server/common/json_depth.h"
 #include "server/common/status_macros.h"
 
 namespace graft {
@@ -58,6 +59,11 @@ absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   }
   const std::string text((std::istreambuf_iterator<char>(stream)),
                          std::istreambuf_iterator<char>());
+  if (JsonDepth(text) > kMaxJsonDepth) {
+    return Error(ErrorReason::kModelUnsupported,
+                 absl::StrCat(path, ": is nested deeper than ", kMaxJsonDepth),
+                 {{"file", path}});
+  }
   Json json = Json::parse(QuoteInfinities(text), nullptr,
                           /*allow_exceptions=*/false);
   if (json.is_object()) return json;

@@ -10,6 +10,27 @@
 namespace graft {
 namespace {
 
+// More than any model has, and so few that a network of as many, none of whose
+// tensors is there, is refused at once.
+constexpr int64_t kMaxLevels = 16;
+constexpr int64_t kMaxLayers = 256;
+constexpr int64_t kMaxSampleSize = 4096;  // latent pixels
+
+absl::Status CheckBetween(const ConfigReader& reader, absl::string_view key,
+                          int64_t value, int64_t min, int64_t max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return reader.Unsupported(key, absl::StrCat("is ", value, ", and must be ",
+                                              "from ", min, " to ", max));
+}
+
+absl::Status CheckLevels(const ConfigReader& reader,
+                         const std::vector<int64_t>& widths) {
+  if (widths.size() <= kMaxLevels) return absl::OkStatus();
+  return reader.Unsupported(
+      "block_out_channels",
+      absl::StrCat("has more than ", kMaxLevels, " entries"));
+}
+
 // Every width a whole number of norm groups and heads: what the layers assume.
 absl::Status CheckDivisible(const ConfigReader& reader, absl::string_view key,
                             const std::vector<int64_t>& widths,
@@ -107,6 +128,9 @@ absl::StatusOr<UnetConfig> ReadUnetConfig(const std::string& path) {
     return reader.Unsupported("block_out_channels",
                               "and the block types differ in number");
   }
+  GRAFT_RETURN_IF_ERROR(CheckLevels(reader, c.block_out_channels));
+  GRAFT_RETURN_IF_ERROR(
+      CheckBetween(reader, "sample_size", c.sample_size, 1, kMaxSampleSize));
   if (c.downsample_padding != 0 && c.downsample_padding != 1) {
     return reader.Unsupported("downsample_padding", "is neither 0 nor 1");
   }
@@ -116,9 +140,10 @@ absl::StatusOr<UnetConfig> ReadUnetConfig(const std::string& path) {
     GRAFT_RETURN_IF_ERROR(CheckDivisible(reader, "attention_head_dim",
                                          {c.block_out_channels[i]},
                                          c.num_attention_heads[i]));
-    if (c.layers_per_block[i] < 1 || c.transformer_layers[i] < 1) {
-      return reader.Unsupported("layers_per_block", "is less than 1");
-    }
+    GRAFT_RETURN_IF_ERROR(CheckBetween(reader, "layers_per_block",
+                                       c.layers_per_block[i], 1, kMaxLayers));
+    GRAFT_RETURN_IF_ERROR(CheckBetween(reader, "transformer_layers_per_block",
+                                       c.transformer_layers[i], 1, kMaxLayers));
   }
   return c;
 }
@@ -133,9 +158,8 @@ absl::StatusOr<VaeConfig> ReadVaeConfig(const std::string& path) {
   c.norm_num_groups = reader.Int("norm_num_groups", 32);
   c.scaling_factor = reader.Double("scaling_factor", 0.18215);
   // Null is false to diffusers, not the default.
-  c.mid_block_add_attention =
-      !reader.IsNull("mid_block_add_attention") &&
-      reader.Bool("mid_block_add_attention", true);
+  c.mid_block_add_attention = !reader.IsNull("mid_block_add_attention") &&
+                              reader.Bool("mid_block_add_attention", true);
   c.use_post_quant_conv = reader.Bool("use_post_quant_conv", true);
   c.force_upcast = reader.Bool("force_upcast", false);
   reader.RequireValue("act_fn", "\"silu\"");
@@ -157,9 +181,11 @@ absl::StatusOr<VaeConfig> ReadVaeConfig(const std::string& path) {
   if (c.out_channels != 3) {
     return reader.Unsupported("out_channels", "is not 3 (RGB)");
   }
-  if (c.layers_per_block < 1 || !(c.scaling_factor > 0)) {
-    return reader.Unsupported("scaling_factor",
-                              "or layers_per_block is not positive");
+  GRAFT_RETURN_IF_ERROR(CheckLevels(reader, c.block_out_channels));
+  GRAFT_RETURN_IF_ERROR(CheckBetween(reader, "layers_per_block",
+                                     c.layers_per_block, 1, kMaxLayers));
+  if (!(c.scaling_factor > 0)) {
+    return reader.Unsupported("scaling_factor", "is not positive");
   }
   return c;
 }
@@ -189,10 +215,11 @@ absl::StatusOr<TextEncoderConfig> ReadTextEncoderConfig(
     return reader.Unsupported("num_attention_heads",
                               "does not divide hidden_size");
   }
-  if (c.num_hidden_layers < 1 || c.max_position_embeddings < 3 ||
-      c.vocab_size < 3) {
-    return reader.Unsupported("num_hidden_layers",
-                              "or vocab_size is too small");
+  GRAFT_RETURN_IF_ERROR(CheckBetween(reader, "num_hidden_layers",
+                                     c.num_hidden_layers, 1, kMaxLayers));
+  if (c.max_position_embeddings < 3 || c.vocab_size < 3) {
+    return reader.Unsupported("vocab_size",
+                              "or max_position_embeddings is too small");
   }
   return c;
 }
