@@ -1,7 +1,7 @@
 # graftd in a container.
 #
 #   docker build -t graft .                                  CPU (0.6 GB)
-#   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's libraries
+#   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's (4 GB)
 #   docker run --rm -p 127.0.0.1:50051:50051 graft
 #
 # deploy/compose.yaml runs both with the settings that production wants.
@@ -34,11 +34,12 @@ RUN deploy/bundle_libraries.sh /opt/graft "$DEVICE"
 # --- runtime: only what runs -----------------------------------------------------
 FROM docker.io/library/debian:bookworm-slim AS runtime
 COPY --from=build /opt/graft /opt/graft
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin graft \
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin graft \
     && mkdir /adapters && chown graft /adapters
 ENV PATH=/opt/graft/bin:$PATH \
     OMP_WAIT_POLICY=PASSIVE
-USER graft
+# By number: an orchestrator that admits no root cannot look up a name.
+USER 10001:10001
 EXPOSE 50051
 # Health turns SERVING when the base is loaded, and NOT_SERVING when the server
 # drains or its base is damaged. It needs no token; for a server with TLS, pass

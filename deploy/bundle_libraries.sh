@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Copies the shared libraries that the installed programs need beside them, so
 # that the container's last stage needs no package manager: everything but the C
-# library's own, which the stage has.
+# library's own, which the stage has. Their licences come to share/doc/graft.
 #
 #   deploy/bundle_libraries.sh PREFIX cpu|cuda
 set -euo pipefail
@@ -11,16 +11,36 @@ device=$2
 target=$prefix/lib/graft
 [ -d "$target" ] || target=$(dirname "$(find "$prefix" -name libc10.so)")
 
+licences=$prefix/share/doc/graft
+mkdir -p "$licences"
+
+# Of the Debian package that a library is from, if it is from one.
+keep_licence() {
+  local file package
+  file=$(realpath "$1")
+  package=$(dpkg-query -S "$file" 2> /dev/null || dpkg-query -S "${file#/usr}" 2> /dev/null) ||
+    return 0
+  package=${package%%:*}
+  cp -L "/usr/share/doc/$package/copyright" "$licences/$package.txt"
+}
+
 libraries=$(ldd "$prefix"/bin/* "$target"/*.so* | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u)
 for library in $libraries; do
   case "$(basename "$library")" in
     libc.so.* | libm.so.* | libdl.so.* | librt.so.* | libpthread.so.* | ld-linux*) ;;
-    *) [ -e "$target/$(basename "$library")" ] || cp -L "$library" "$target/" ;;
+    *)
+      [ -e "$target/$(basename "$library")" ] || cp -L "$library" "$target/"
+      keep_licence "$library"
+      ;;
   esac
 done
 
+packages=$(echo build/deps/venv/lib/python3*/site-packages)
+for package in "$packages"/torch-*.dist-info "$packages"/nvidia_*.dist-info; do
+  [ -d "$package/licenses" ] || continue
+  cp -rT "$package/licenses" "$licences/$(basename "${package%.dist-info}")"
+done
 if [ "$device" = cuda ]; then
-  packages=$(echo build/deps/venv/lib/python3*/site-packages)
   cp -L "$packages"/torch/lib/*.so* "$packages"/nvidia/*/lib/*.so* "$target/"
   rm -f "$target"/libtorch_python.so
 fi
