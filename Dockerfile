@@ -33,11 +33,13 @@ RUN deploy/bundle_libraries.sh /opt/graft "$DEVICE"
 
 # --- runtime: only what runs -----------------------------------------------------
 FROM docker.io/library/debian:bookworm-slim AS runtime
-COPY --from=build /opt/graft /opt/graft
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin graft \
     && mkdir /adapters && chown graft /adapters
+COPY --from=build /opt/graft /opt/graft
 ENV PATH=/opt/graft/bin:$PATH \
     OMP_WAIT_POLICY=PASSIVE
+# Every library that the programs are linked with is there.
+RUN graftd --version && graft --version
 # By number: an orchestrator that admits no root cannot look up a name.
 USER 10001:10001
 EXPOSE 50051

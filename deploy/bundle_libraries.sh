@@ -27,7 +27,7 @@ keep_licence() {
 libraries=$(ldd "$prefix"/bin/* "$target"/*.so* | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u)
 for library in $libraries; do
   case "$(basename "$library")" in
-    libc.so.* | libm.so.* | libdl.so.* | librt.so.* | libpthread.so.* | ld-linux*) ;;
+    libc.so.* | libm.so.* | libdl.so.* | librt.so.* | libpthread.so.* | libutil.so.* | ld-linux*) ;;
     *)
       [ -e "$target/$(basename "$library")" ] || cp -L "$library" "$target/"
       keep_licence "$library"
@@ -35,13 +35,21 @@ for library in $libraries; do
   esac
 done
 
+# Compiled in, as headers and messages.
+for package in nlohmann-json3-dev libcli11-dev; do
+  cp -L "/usr/share/doc/$package/copyright" "$licences/$package.txt"
+done
 packages=$(echo build/deps/venv/lib/python3*/site-packages)
-for package in "$packages"/torch-*.dist-info "$packages"/nvidia_*.dist-info; do
+for package in "$packages"/torch-*.dist-info "$packages"/{nvidia_,googleapis_}*.dist-info; do
   [ -d "$package/licenses" ] || continue
   cp -rT "$package/licenses" "$licences/$(basename "${package%.dist-info}")"
 done
 if [ "$device" = cuda ]; then
   cp -L "$packages"/torch/lib/*.so* "$packages"/nvidia/*/lib/*.so* "$target/"
-  rm -f "$target"/libtorch_python.so
+  cp "$packages"/nvidia/cusparselt/LICENSE.txt "$licences/nvidia_cusparselt.txt"
+  # What nothing is linked with or opens: of Python, of the compiler, and siblings.
+  (cd "$target" && rm -f libtorch_python.so libshm.so libcudart.so libnvvm.so.* \
+    libnvrtc*.alt.so.* libcusolverMg.so.* libcufftw.so.* libnvblas.so.* \
+    libcheckpoint.so libpcsamplingutil.so)
 fi
 du -sh "$prefix"
