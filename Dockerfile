@@ -1,7 +1,7 @@
 # graftd in a container.
 #
 #   docker build -t graft .                                  CPU (0.6 GB)
-#   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's (4 GB)
+#   docker build -t graft:cuda --build-arg DEVICE=cuda .     with CUDA's (3.7 GB)
 #   docker run --rm -p 127.0.0.1:50051:50051 graft
 #
 # deploy/compose.yaml runs both with the settings that production wants.
