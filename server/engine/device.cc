@@ -23,7 +23,10 @@ namespace {
 std::string OpenCuda() {
   static const std::string* const problem = [] {
     if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-      return new std::string(dlerror());
+      return new std::string(absl::StrCat(
+          dlerror(),
+          "; LibTorch's part for CUDA comes with deploy/install.sh --cuda, or "
+          "with an image that is built with DEVICE=cuda"));
     }
     if (!at::globalContext().hasCUDA()) {
       return new std::string("no CUDA driver or device was found");

@@ -1,7 +1,9 @@
 #include "server/tokenizer/tokenizer_files.h"
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -60,22 +62,18 @@ class FolderReader {
                  absl::StrCat(folder_, "/", file, ": ", problem));
   }
 
-  // Nullopt if there is no such file.
-  std::optional<std::string> ReadIfPresent(const char* file) const {
-    std::ifstream stream(folder_ + "/" + file, std::ios::binary);
-    if (!stream) return std::nullopt;
-    return std::string(std::istreambuf_iterator<char>(stream), {});
-  }
-
   absl::StatusOr<std::string> Read(const char* file) const {
-    std::optional<std::string> text = ReadIfPresent(file);
-    if (!text.has_value()) return Unusable(file, "cannot be opened");
+    GRAFT_ASSIGN_OR_RETURN(std::optional<std::string> text,
+                           ReadIfPresent(file));
+    if (!text.has_value()) return CannotBeOpened(file, ENOENT);
     return *std::move(text);
   }
 
-  // An empty object if there is no such file.
+  // An empty object if there is no such file. One that is there and cannot be
+  // read is an error: without it texts would have other tokens.
   absl::StatusOr<Json> ReadObjectIfPresent(const char* file) const {
-    const std::optional<std::string> text = ReadIfPresent(file);
+    GRAFT_ASSIGN_OR_RETURN(const std::optional<std::string> text,
+                           ReadIfPresent(file));
     if (!text.has_value()) return Json::object();
     return ParseObject(file, *text);
   }
@@ -91,6 +89,20 @@ class FolderReader {
   }
 
  private:
+  // Nullopt if there is no such file.
+  absl::StatusOr<std::optional<std::string>> ReadIfPresent(
+      const char* file) const {
+    std::ifstream stream(folder_ + "/" + file, std::ios::binary);
+    if (!stream && errno == ENOENT) return std::nullopt;
+    if (!stream) return CannotBeOpened(file, errno);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  }
+
+  absl::Status CannotBeOpened(const char* file, int error) const {
+    return Unusable(file,
+                    absl::StrCat("cannot be opened: ", std::strerror(error)));
+  }
+
   const std::string& folder_;
 };
 

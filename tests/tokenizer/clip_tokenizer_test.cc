@@ -61,6 +61,9 @@ class TokenizerFolderTest : public testing::Test {
   void Remove(const std::string& file) {
     std::filesystem::remove(folder_ / file);
   }
+  void LinkToItself(const std::string& file) {
+    std::filesystem::create_symlink(file, folder_ / file);
+  }
 
   absl::StatusOr<std::unique_ptr<ClipTokenizer>> Load() {
     return ClipTokenizer::Load(folder_.string());
@@ -196,7 +199,18 @@ TEST_F(TokenizerFolderTest, MissingFilesAreNamed) {
   Remove("merges.txt");
   ExpectRefused("merges.txt", "cannot be opened");
   Remove("vocab.json");
-  ExpectRefused("vocab.json", "cannot be opened");
+  ExpectRefused("vocab.json", "cannot be opened: No such file");
+}
+
+// Even where it could be done without: texts would have other tokens.
+TEST_F(TokenizerFolderTest, AFileThatIsThereIsRead) {
+  for (const char* const file :
+       {"tokenizer.json", "added_tokens.json", "special_tokens_map.json"}) {
+    Remove(file);
+    LinkToItself(file);
+    ExpectRefused(file, "cannot be opened: ");
+    Remove(file);
+  }
 }
 
 struct BadFile {

@@ -1,5 +1,7 @@
 #include "server/engine/models/config_reader.h"
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -55,7 +57,8 @@ absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) {
     return Error(ErrorReason::kModelUnsupported,
-                 absl::StrCat(path, ": cannot be read"), {{"file", path}});
+                 absl::StrCat(path, ": cannot be read: ", std::strerror(errno)),
+                 {{"file", path}});
   }
   const std::string text((std::istreambuf_iterator<char>(stream)),
                          std::istreambuf_iterator<char>());
