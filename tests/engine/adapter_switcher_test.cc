@@ -370,6 +370,36 @@ TEST_P(AdapterSwitcherTest, RefusesAWeightThatOverflowsThoughTheProductIsZero) {
   EXPECT_EQ(Bits(*f.store), before);
 }
 
+// W0 + D rounded once more in between, as it is not while it is merged, would
+// be finite: found by search.
+TEST(AdapterSwitcherOverflowTest, IsJudgedByTheFusedOperation) {
+  const float w0 = -0.1317138671875F, diff = 85726.2734375F;
+  const double weight = 0.7642946243286133;
+  const auto view = [](const float& value) {
+    return TensorView{
+        TensorDtype::kF32,
+        {1, 1},
+        absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&value),
+                            sizeof(value))};
+  };
+  WeightStore store(TestDevice(), at::kHalf);
+  store.Add("unet.one.weight", view(w0));
+  AdapterSwitcher switcher(&store, RestoreMode::kUndoLog,
+                           MakeSwitchPass(TestDevice()));
+  AdapterWeights weights;
+  weights.sha256 = std::string(64, 'a');
+  AdapterTarget& target = weights.targets.emplace_back();
+  target.module = "unet.one";
+  target.algorithm = AdapterAlgorithm::kDiff;
+  target.factors.push_back({FactorRole::kDiff, "", view(diff)});
+  const auto adapter = PreparedWeights::Create(
+      weights, store, std::make_shared<std::atomic<int64_t>>(0));
+  ASSERT_THAT(adapter.status(), IsOk());
+  EXPECT_THAT(switcher.SwitchTo({{*adapter, weight, weight}}).status(),
+              HasReason(ErrorReason::kAdapterNonFinite));
+  EXPECT_EQ(store.at("unet.one.weight").item<float>(), w0);
+}
+
 // A bit that flips in what is resident is noticed by the next switch that meets
 // it, never carried on.
 TEST_P(AdapterSwitcherTest, NoticesDrift) {

@@ -105,6 +105,7 @@ class AdapterSwitcher {
   struct Staged {
     at::Tensor w0;
     at::Tensor merged;
+    bool finite = false;
   };
   using StagedMap = std::map<uint32_t, Staged>;
 
